@@ -1,0 +1,35 @@
+# The paper as a DAG: data -> pretrain -> finetune -> tables, figures, report.
+#   snakemake --cores all --configfile config/demo.yaml     a laptop, minutes
+#   snakemake --profile slurm all                           the paper, on a cluster
+from snakemake.utils import min_version
+
+min_version("9.19")
+
+# A configuration file is whole: it replaces the default, it is not laid over it.
+if not config:
+
+    configfile: "config/config.yaml"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/train.smk"
+include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
+
+
+localrules:
+    all,
+    tables_and_figures,
+
+
+rule all:
+    default_target: True
+    input:
+        TARGETS,
+        f"{RESULTS}/report.html",
+
+
+rule tables_and_figures:
+    input:
+        TARGETS,

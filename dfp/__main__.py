@@ -1,0 +1,210 @@
+"""``python -m dfp <command>``: every step of the workflow, also by hand, without Snakemake.
+
+Exit codes: 0 done; 2 bad input, one line on standard error; 3 training had to stop; 75 unfinished, run me again.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dfp.spec import ConfigError, RunSpec, load_catalogue, load_config
+
+UNFINISHED = 75  # EX_TEMPFAIL: everything is saved, the same command continues
+SLURM_MARGIN_S = 180.0  # what is left of the allocation for the last block, the checkpoint and the shutdown
+
+app = typer.Typer(
+    help="Drifting Field Policy, reproduced.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration file.")]
+ResultsOption = Annotated[Path, typer.Option("--results-dir", help="Folder with runs.csv and the run folders.")]
+PartialOption = Annotated[bool, typer.Option("--partial", help="Show what has finished; say how much is missing.")]
+DEFAULT_CONFIG = Path("config/config.yaml")
+
+
+# --------------------------------------------------------------------------- data
+
+
+@app.command("data")
+def prepare(
+    task: Annotated[str, typer.Argument(help="Task key, from config/tasks.yaml.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    data: Annotated[str | None, typer.Option("--data", help="Source as JSON, instead of the configuration's.")] = None,
+    data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Default: the configuration's.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that generate episodes.")] = 1,
+) -> None:
+    """Download a task's dataset, or generate it, as the configuration says."""
+    from dfp.spec import lookup, parse_data
+    from dfp.tasks import prepare_dataset
+
+    spec = lookup(load_catalogue().tasks, task, "task", "tasks.yaml").spec
+    source = load_config(config).data if data is None else parse_data(data)
+    folder = data_dir or Path(load_config(config).data_dir)
+    typer.echo(prepare_dataset(spec, source, folder, processes, lambda line: typer.echo(line, err=True)))
+
+
+# --------------------------------------------------------------------------- training
+
+SpecOption = Annotated[str | None, typer.Option("--spec", help="The run as canonical JSON, instead of a cell.")]
+TaskOption = Annotated[str | None, typer.Option("--task", help="Task key.")]
+MethodOption = Annotated[str | None, typer.Option("--method", help="Method key, from config/methods.yaml.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed.")]
+ConfigOrNone = Annotated[Path | None, typer.Option("--config", help="Configuration file, with --task, --method, --seed.")]
+RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Folder of the run; default: its place in the results.")]
+DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the datasets; default: the configuration's.")]
+CheckpointOption = Annotated[float, typer.Option("--checkpoint-minutes", min=0.0, help="Minutes between checkpoints.")]
+TimeLimitOption = Annotated[
+    float | None, typer.Option("--time-limit", min=0.0, help="Minutes after which to save and exit with code 75.")
+]
+ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU cores to use; default: all.")]
+AllowCpuOption = Annotated[bool, typer.Option("--allow-cpu", help="Train on a CPU however long it takes.")]
+
+
+@app.command()
+def pretrain(
+    spec: SpecOption = None, task: TaskOption = None, method: MethodOption = None, seed: SeedOption = None,
+    config: ConfigOrNone = None, run_dir: RunDirOption = None, data_dir: DataDirOption = None,
+    checkpoint_minutes: CheckpointOption = 10.0, time_limit: TimeLimitOption = None,
+    threads: ThreadsOption = None, allow_cpu: AllowCpuOption = False,
+) -> None:  # fmt: skip
+    """The offline phase of a cell. Methods whose offline phases are equal share it."""
+    run, folder, _, data_folder = _run(spec, task, method, seed, config, run_dir, None, data_dir, "pretrain")
+    _limit_threads(threads)
+    from dfp import train
+
+    options = train.Options(data_folder, 60 * checkpoint_minutes, _deadline(time_limit), threads, allow_cpu)
+    train.pretrain(run, folder, options)
+
+
+@app.command()
+def finetune(
+    spec: SpecOption = None, task: TaskOption = None, method: MethodOption = None, seed: SeedOption = None,
+    config: ConfigOrNone = None, run_dir: RunDirOption = None,
+    pretrained: Annotated[Path | None, typer.Option("--pretrained", help="Folder of the finished pretraining.")] = None,
+    data_dir: DataDirOption = None,
+    checkpoint_minutes: CheckpointOption = 10.0, time_limit: TimeLimitOption = None,
+    threads: ThreadsOption = None, allow_cpu: AllowCpuOption = False,
+) -> None:  # fmt: skip
+    """The online phase of a cell, from its finished pretraining."""
+    run, folder, start, data_folder = _run(spec, task, method, seed, config, run_dir, pretrained, data_dir, "finetune")
+    _limit_threads(threads)
+    from dfp import train
+
+    options = train.Options(data_folder, 60 * checkpoint_minutes, _deadline(time_limit), threads, allow_cpu)
+    train.finetune(run, folder, start, options)
+
+
+def _run(
+    spec: str | None, task: str | None, method: str | None, seed: int | None, config: Path | None,
+    run_dir: Path | None, pretrained: Path | None, data_dir: Path | None, stage: str,
+) -> tuple[RunSpec, Path, Path, Path]:  # fmt: skip
+    """The run, its folder, the folder it starts from and the data folder: from a spec, or from a cell of a configuration."""
+    from dfp.experiments import pretrained_folder, run_folder
+    from dfp.spec import finetune_spec, lookup, parse_spec
+
+    if spec is not None:
+        run = parse_spec(spec)
+        if run.stage != stage:
+            raise ConfigError(f"--spec: stage '{run.stage}' is not '{stage}'")
+        if run_dir is None or data_dir is None or (stage == "finetune" and pretrained is None):
+            raise ConfigError("--spec needs --run-dir and --data-dir, and --pretrained for finetune")
+        return run, run_dir, pretrained or run_dir, data_dir
+    if task is None or method is None or seed is None:
+        raise ConfigError("give either --spec, or --task, --method and --seed (and --config)")
+    settings, catalogue = load_config(config or DEFAULT_CONFIG), load_catalogue()
+    run = finetune_spec(settings, catalogue, task, method, seed)
+    results = Path(settings.results_dir)
+    start = results / pretrained_folder(task, lookup(catalogue.methods, method, "method", "methods.yaml").backbone, seed)
+    default = start if stage == "pretrain" else results / run_folder(task, method, seed)
+    run = run.pretraining() if stage == "pretrain" else run
+    return run, run_dir or default, pretrained or start, data_dir or Path(settings.data_dir)
+
+
+def _deadline(minutes: float | None) -> float | None:
+    """When to be saved: the given limit, or the end of the SLURM allocation, whichever comes first."""
+    limits = [] if minutes is None else [time.time() + 60.0 * minutes]
+    if (end := os.environ.get("SLURM_JOB_END_TIME", "")).isdigit():
+        limits.append(float(end) - SLURM_MARGIN_S)
+    return min(limits, default=None)
+
+
+def _limit_threads(threads: int | None) -> None:
+    """Before JAX is imported: one job must not spread over the cores of its neighbours."""
+    if threads is not None:
+        flags = f"--xla_cpu_multi_thread_eigen={'false' if threads == 1 else 'true'}"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+        os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+
+
+# --------------------------------------------------------------------------- tables and figures
+
+
+@app.command()
+def runs(
+    config: ConfigOption = DEFAULT_CONFIG,
+    results_dir: Annotated[Path | None, typer.Option("--results-dir", help="Default: the configuration's.")] = None,
+) -> None:
+    """Write the run table: every run that the configuration's tables and figures need."""
+    from dfp.checkpoint import write_atomically
+    from dfp.experiments import plan, run_table
+
+    settings, catalogue = load_config(config), load_catalogue()
+    folder = results_dir or Path(settings.results_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / "runs.csv", run_table(plan(settings, catalogue), catalogue).encode())
+    typer.echo(folder / "runs.csv")
+
+
+@app.command()
+def collect(results_dir: ResultsOption, partial: PartialOption = False) -> None:
+    """Join the metrics of all runs into one tidy CSV."""
+    from dfp.report.collect import write_metrics
+
+    typer.echo(write_metrics(results_dir, partial))
+
+
+@app.command()
+def table(number: int, results_dir: ResultsOption, partial: PartialOption = False) -> None:
+    """Make a table of the paper as CSV, Markdown and LaTeX."""
+    from dfp.report.tables import write_table
+
+    for path in write_table(number, results_dir, partial):
+        typer.echo(path)
+
+
+@app.command()
+def figure(number: int, results_dir: ResultsOption, partial: PartialOption = False) -> None:
+    """Draw a figure of the paper as PNG and PDF."""
+    from dfp.report.figures import write_figure
+
+    for path in write_figure(number, results_dir, partial):
+        typer.echo(path)
+
+
+def main() -> None:
+    """Run a command; bad input becomes one line, not a traceback."""
+    try:
+        app()
+    except Exception as error:
+        code = _exit_code(error)
+        if code is None:
+            raise
+        print(f"dfp: {error}", file=sys.stderr)
+        sys.exit(code)
+
+
+def _exit_code(error: Exception) -> int | None:
+    # By name: importing the classes would load JAX for every command.
+    codes = {"ConfigError": 2, "DataError": 2, "CheckpointError": 2, "RunFolderError": 2, "TrainingError": 3}
+    return {**codes, "Unfinished": UNFINISHED}.get(type(error).__name__)
+
+
+if __name__ == "__main__":
+    main()

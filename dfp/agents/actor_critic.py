@@ -1,0 +1,231 @@
+"""What every method shares: its state, the TD target, Polyak averaging, best-of-N and the top-K candidates.
+
+Shapes: ``B`` batch, ``H`` chunk length, ``A`` action dimension, ``D = H * A`` flattened chunk (row-major), ``S`` state,
+``N`` candidates, ``K`` positives, ``E`` critics.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+from pydantic import Field
+
+from dfp.flops import MLPWork, mlp_work
+from dfp.networks import EnsembleCritic
+from dfp.replay import Batch
+from dfp.spec import Closed, NetworkSpec, TrainingSpec
+
+Params = Any
+Metrics = dict[str, Array]
+
+# States per block in which candidates are drawn and scored on a CPU: their activations stay in the cache.
+CPU_BLOCK = 64
+
+
+class TopKConfig(Closed):
+    """Policy improvement by imitation of the best candidates of an EMA policy (Eqs. 15, 16; Algorithm 1)."""
+
+    weight: float = Field(0.5, ge=0.0, description="lambda, weight of the top-K term. Table 5: 0.5.")
+    candidates: Annotated[int, Field(gt=0)] = Field(16, description="N, candidates drawn per state. Table 5: 16.")
+    positives: Annotated[int, Field(gt=0)] = Field(
+        4, description="K, best candidates that become positives. Table 5: 4 on OGBench, 2 on Robomimic."
+    )
+    ema_rate: float = Field(1e-4, gt=0.0, le=1.0, description="tau_EMA of the policy that draws them. Table 5: 1e-4.")
+
+    def model_post_init(self, _: Any) -> None:
+        if self.positives > self.candidates:
+            raise ValueError(f"'positives' ({self.positives}) is larger than 'candidates' ({self.candidates})")
+
+
+class AgentState(NamedTuple):
+    """Everything an update changes."""
+
+    actor: Params
+    critic: Params
+    target_critic: Params
+    anchor: Params | None  # pi_old, the EMA policy; only where the method draws candidates from it
+    optimiser: optax.OptState
+
+
+# --------------------------------------------------------------------------- equations
+
+
+def td_target(return_: Array, discount: Array, next_value: Array) -> Array:
+    """``y = sum_{j<H} gamma^j r_{t+j} + gamma^H mask Q'(s', a')`` (Eq. 1 over a chunk); ``discount = gamma^H mask``."""
+    return return_ + discount * next_value
+
+
+def td_loss(values: Array, target: Array, valid: Array) -> Array:
+    """``mean_{e,b} valid (Q_e - y)^2``: ``[E, B], [B], [B] -> []``; a chunk that ran over an episode's end is no sample."""
+    return jnp.mean(valid * jnp.square(values - target))
+
+
+def polyak(new: Params, old: Params, rate: float) -> Params:
+    """``rate * new + (1 - rate) * old``, leaf by leaf."""
+    return optax.incremental_update(new, old, rate)
+
+
+def per_step(valid: Array, action_size: int) -> Array:
+    """Repeat a per-step mask over action coordinates: ``[B, H] -> [B, D]``."""
+    return jnp.repeat(valid, action_size, axis=-1)
+
+
+def in_blocks(function: Callable[..., Any], *arrays: Array) -> Any:
+    """``vmap(function)(*arrays)``; on a CPU in blocks of rows whose activations stay in the cache (same results)."""
+    if jax.default_backend() == "cpu":
+        return jax.lax.map(lambda row: function(*row), arrays, batch_size=min(CPU_BLOCK, arrays[0].shape[0]))
+    return jax.vmap(function)(*arrays)
+
+
+# --------------------------------------------------------------------------- the agent
+
+
+@dataclasses.dataclass(frozen=True)
+class ActorCritic:
+    """A policy with an ensemble critic. A method adds ``config``, ``actor_network``, ``generate`` and ``actor_loss``."""
+
+    network: NetworkSpec
+    training: TrainingSpec
+    observation_size: int
+    action_size: int
+
+    # What a method brings.
+    chunk: int = dataclasses.field(init=False)
+    best_of: int = dataclasses.field(init=False)
+    top_k: TopKConfig | None = dataclasses.field(init=False)
+
+    def init_actor(self, key: Array) -> Params:
+        """Fresh actor parameters."""
+        raise NotImplementedError
+
+    def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
+        """The policy: ``[..., S], [..., D] -> [..., D]``, one pass, not clipped."""
+        raise NotImplementedError
+
+    def actor_loss(self, actor: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        """The method's loss; the critic inside it is frozen."""
+        raise NotImplementedError
+
+    @property
+    def actor_work(self) -> MLPWork:
+        """One pass of the policy."""
+        raise NotImplementedError
+
+    def actor_loss_work(self) -> float:
+        """Matrix-multiply FLOP of the actor loss and its gradient, per row of the batch."""
+        raise NotImplementedError
+
+    # -- critic
+
+    @property
+    def critic_network(self) -> EnsembleCritic:
+        return EnsembleCritic(self.network.width, self.network.depth, self.network.ensemble_size)
+
+    def values(self, critic: Params, observation: Array, action: Array) -> Array:
+        """``Q_e(s, a)``: ``[..., S], [..., D] -> [E, ...]``."""
+        return self.critic_network.apply(critic, observation, action)  # pyright: ignore[reportReturnType]
+
+    def critic_loss(self, critic: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        """Eq. 1 over a chunk; the next action comes from the routine that acts, the target critic values it."""
+        next_action = self.sample_actions(state, batch.next_observation, jax.random.split(key, batch.size))
+        next_value = jnp.mean(self.values(state.target_critic, batch.next_observation, next_action), axis=0)
+        target = jax.lax.stop_gradient(td_target(batch.return_, batch.discount, next_value))
+        values = self.values(critic, batch.observation, batch.action)
+        loss = td_loss(values, target, batch.valid[:, -1])
+        return loss, {"critic_loss": loss, "q_mean": jnp.mean(values), "target_mean": jnp.mean(target)}
+
+    # -- acting
+
+    def sample_actions(self, state: AgentState, observation: Array, keys: Array) -> Array:
+        """Chunks to execute, best of N' by the online critic: ``[B, S], [B] keys -> [B, D]`` in [-1, 1].
+
+        A row's result depends on its own state and key alone.
+        """
+
+        def best(observation: Array, key: Array) -> Array:
+            actions, scores = self.scored_candidates(state.actor, state.critic, observation, key, self.best_of)
+            return actions[jnp.argmax(scores)]
+
+        return in_blocks(best, observation, keys)
+
+    def top_candidates(self, state: AgentState, observation: Array, key: Array, top_k: TopKConfig) -> Array:
+        """Eq. 15: the K best of N candidates of pi_old, ``[B, S] -> [B, K, D]``, in [-1, 1], best first."""
+
+        def best(observation: Array, key: Array) -> Array:
+            actions, scores = self.scored_candidates(
+                state.anchor, state.critic, observation, key, top_k.candidates
+            )
+            return actions[jax.lax.top_k(scores, top_k.positives)[1]]
+
+        return in_blocks(best, observation, jax.random.split(key, observation.shape[0]))
+
+    def scored_candidates(
+        self, actor: Params, critic: Params, observation: Array, key: Array, count: int
+    ) -> tuple[Array, Array]:
+        """Candidates of ONE state and their mean values: ``[S] -> [N, D], [N]``."""
+        observations = jnp.broadcast_to(observation, (count, *observation.shape))
+        noise = jax.random.normal(key, (count, self.chunk * self.action_size))
+        actions = jnp.clip(self.generate(actor, observations, noise), -1.0, 1.0)
+        if count == 1:
+            return actions, jnp.zeros((1,))
+        return actions, jnp.mean(self.values(critic, observations, actions), axis=0)
+
+    # -- work
+
+    def candidate_work(self, count: int) -> float:
+        """Matrix-multiply FLOP of drawing and scoring ``count`` candidates of one state."""
+        return count * (self.actor_work.forward + (self.critic_work.forward if count > 1 else 0.0))
+
+    @property
+    def critic_work(self) -> MLPWork:
+        """One state-action pair through the ensemble."""
+        work = mlp_work(self.observation_size + self.chunk * self.action_size, 1, self.network)
+        return MLPWork(work.first * self.network.ensemble_size, work.rest * self.network.ensemble_size)
+
+    def update_work(self) -> float:
+        """Matrix-multiply FLOP of one update: TD target, critic loss and actor loss."""
+        target = self.candidate_work(self.best_of) + self.critic_work.forward
+        row = target + self.critic_work.forward_and_backward + self.actor_loss_work()
+        return self.training.batch_size * row
+
+    # -- learning
+
+    @property
+    def optimiser(self) -> optax.GradientTransformation:
+        return optax.adam(self.training.learning_rate)
+
+    def init(self, key: Array) -> AgentState:
+        """Fresh parameters; the target critic starts as a copy."""
+        actor_key, critic_key = jax.random.split(key)
+        actor = self.init_actor(actor_key)
+        observation = jnp.zeros((1, self.observation_size))
+        action = jnp.zeros((1, self.chunk * self.action_size))
+        critic = self.critic_network.init(critic_key, observation, action)
+        optimiser = self.optimiser.init({"actor": actor, "critic": critic})
+        return self.start_improving(AgentState(actor, critic, jax.tree.map(jnp.copy, critic), None, optimiser))
+
+    def start_improving(self, state: AgentState) -> AgentState:
+        """Algorithm 1, first line: ``pi_old := pi``, where the method has a top-K term."""
+        anchor = None if self.top_k is None else jax.tree.map(jnp.copy, state.actor)
+        return state._replace(anchor=anchor)
+
+    def update(self, state: AgentState, batch: Batch, key: Array) -> tuple[AgentState, Metrics]:
+        """One Adam step on critic loss + actor loss, then the Polyak averages."""
+        critic_key, actor_key = jax.random.split(key)
+
+        def loss(params: Params) -> tuple[Array, Metrics]:
+            critic_loss, critic_metrics = self.critic_loss(params["critic"], state, batch, critic_key)
+            actor_loss, actor_metrics = self.actor_loss(params["actor"], state, batch, actor_key)
+            return critic_loss + actor_loss, {**critic_metrics, **actor_metrics}
+
+        params = {"actor": state.actor, "critic": state.critic}
+        gradients, metrics = jax.grad(loss, has_aux=True)(params)
+        changes, optimiser = self.optimiser.update(gradients, state.optimiser)
+        params = optax.apply_updates(params, changes)
+        anchor = None if self.top_k is None else polyak(params["actor"], state.anchor, self.top_k.ema_rate)
+        target_critic = polyak(params["critic"], state.target_critic, self.training.target_update_rate)
+        return AgentState(params["actor"], params["critic"], target_critic, anchor, optimiser), metrics

@@ -1,0 +1,154 @@
+"""Mean Velocity Policy: a one-step MeanFlow policy with an instantaneous-velocity constraint (Zhan et al. 2026).
+
+Time runs from data (t = 0) to noise (t = 1): ``z_t = (1 - t) a + t eps``, velocity ``v = eps - a``. The network
+``u(s, z, r, t)`` is the mean velocity over [r, t], so one step takes noise to an action: ``a = eps - u(s, eps, 0, 1)``.
+With ``top_k`` the same loss is also applied to the K best candidates (MVP w/ top-K, Table 2).
+"""
+
+import dataclasses
+from typing import Annotated, Self
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from pydantic import Field
+
+from dfp.agents.actor_critic import ActorCritic, AgentState, Metrics, Params, TopKConfig, per_step
+from dfp.flops import MLPWork, mlp_work
+from dfp.networks import MLP
+from dfp.replay import Batch
+from dfp.spec import AgentConfig
+
+Positive = Annotated[int, Field(gt=0)]
+
+
+class Config(AgentConfig):
+    """The settings of the authors' release for MVP."""
+
+    name: str = "mvp"
+    chunk: Positive = Field(5, description="H, actions per chunk. Table 5: 5.")
+    best_of: Positive = Field(16, description="N, candidates when acting and in the TD target. Section A.2.")
+    ivc_weight: float = Field(1.0, ge=0.0, description="Weight of the instantaneous-velocity constraint. Release: 1.")
+    time_mean: float = Field(-0.4, description="Mean of the normal whose sigmoid draws times. MeanFlow: -0.4.")
+    time_std: float = Field(1.0, gt=0.0, description="Standard deviation of that normal. MeanFlow: 1.")
+    top_k: TopKConfig | None = Field(TopKConfig(), description="Policy improvement online; null: plain MVP.")
+
+    def offline_phase(self) -> Self:
+        """The offline loss imitates the data alone, whatever K, N and the weight are."""
+        return self.model_copy(update={"top_k": None})
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent(ActorCritic):
+    """MVP as pure functions of an :class:`AgentState`."""
+
+    config: Config
+
+    def __post_init__(self) -> None:
+        for name in ("chunk", "best_of", "top_k"):
+            object.__setattr__(self, name, getattr(self.config, name))
+
+    # -- losses
+
+    def actor_loss(self, actor: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        """``L_MVP(data action)`` plus, online, ``weight * mean over K of L_MVP(positive)``."""
+        data_key, candidates_key, positives_key = jax.random.split(key, 3)
+
+        loss, metrics = self.imitation_loss(actor, batch.observation, batch.action, batch.valid, data_key)
+        metrics = {f"bc_{name}": value for name, value in metrics.items()}
+        if self.config.top_k is None or self.config.top_k.weight == 0.0:
+            return loss, metrics
+
+        # Each positive is a regression target of its own, with its own noise and times.
+        favourites = self.top_candidates(state, batch.observation, candidates_key, self.config.top_k)
+        count = self.config.top_k.positives
+        observation = jnp.repeat(batch.observation, count, axis=0)
+        actions = favourites.reshape(-1, favourites.shape[-1])
+        top_k_loss, top_k_metrics = self.imitation_loss(
+            actor, observation, actions, jnp.ones((actions.shape[0], self.chunk)), positives_key
+        )
+        metrics |= {f"top_k_{name}": value for name, value in top_k_metrics.items()}
+        return loss + self.config.top_k.weight * top_k_loss, metrics
+
+    def imitation_loss(
+        self, actor: Params, observation: Array, action: Array, valid: Array, key: Array
+    ) -> tuple[Array, Metrics]:
+        """``L_MF + lambda_IVC L_IVC`` of ``[B, S]`` states and ``[B, D]`` actions; ``valid`` ``[B, H]`` weighs the steps."""
+        noise_key, time_key = jax.random.split(key)
+        noise = jax.random.normal(noise_key, action.shape)
+        r, t = self.sample_times(time_key, action.shape[0])
+        velocity = noise - action
+        weights = per_step(valid, self.action_size)
+
+        def mean_velocity(z: Array, r: Array, t: Array) -> Array:
+            return self.mean_velocity(actor, observation, z, r, t)
+
+        # L_MF: the MeanFlow identity u = v - (t - r) du/dt, with du/dt along the path, by a JVP.
+        u, target = mean_flow_target(mean_velocity, interpolate(action, noise, t), velocity, r, t)
+        mean_flow = jnp.mean(weights * jnp.square(u - target))
+        if self.config.ivc_weight == 0.0:
+            return mean_flow, {"loss": mean_flow}
+
+        # L_IVC: over an empty interval the mean velocity is the velocity.
+        instantaneous = mean_velocity(interpolate(action, noise, r), r, r)
+        constraint = jnp.mean(weights * jnp.square(instantaneous - velocity))
+        loss = mean_flow + self.config.ivc_weight * constraint
+        return loss, {"loss": loss, "mean_flow_loss": mean_flow, "ivc_loss": constraint}
+
+    def sample_times(self, key: Array, count: int) -> tuple[Array, Array]:
+        """Two draws of ``sigmoid(N(mean, std))``, the smaller first: ``r <= t``, each ``[B, 1]``."""
+        draws = self.config.time_mean + self.config.time_std * jax.random.normal(key, (2, count, 1))
+        times = jax.nn.sigmoid(draws)
+        return jnp.min(times, axis=0), jnp.max(times, axis=0)
+
+    # -- policy
+
+    @property
+    def actor_network(self) -> MLP:
+        return MLP(self.network.width, self.network.depth, self.chunk * self.action_size)
+
+    def init_actor(self, key: Array) -> Params:
+        inputs = jnp.zeros((1, self.observation_size + self.chunk * self.action_size + 2))
+        return self.actor_network.init(key, inputs)
+
+    def mean_velocity(self, actor: Params, observation: Array, z: Array, r: Array, t: Array) -> Array:
+        """``u(s, z, r, t)``: ``[..., S], [..., D], [..., 1], [..., 1] -> [..., D]``."""
+        return self.actor_network.apply(actor, jnp.concatenate([observation, z, r, t], axis=-1))  # pyright: ignore
+
+    def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
+        """``a = eps - u(s, eps, 0, 1)``."""
+        zero = jnp.zeros((*noise.shape[:-1], 1))
+        return noise - self.mean_velocity(actor, observation, noise, zero, zero + 1.0)
+
+    # -- work
+
+    @property
+    def actor_work(self) -> MLPWork:
+        chunk = self.chunk * self.action_size
+        return mlp_work(self.observation_size + chunk + 2, chunk, self.network)
+
+    def actor_loss_work(self) -> float:
+        # L_MF: the pass, its tangent and its gradient; L_IVC: a pass and its gradient.
+        target = self.actor_work.forward + self.actor_work.forward_and_backward * (1 + (self.config.ivc_weight > 0))
+        if self.config.top_k is None:
+            return target
+        return target * (1 + self.config.top_k.positives) + self.candidate_work(self.config.top_k.candidates)
+
+
+def interpolate(action: Array, noise: Array, t: Array) -> Array:
+    """``z_t = (1 - t) a + t eps``."""
+    return (1.0 - t) * action + t * noise
+
+
+def mean_flow_target(mean_velocity, z: Array, velocity: Array, r: Array, t: Array) -> tuple[Array, Array]:
+    """``u(z, r, t)`` and its target ``sg[v - (t - r) du/dt]``, where ``dz/dt = v`` and ``r`` stands still.
+
+    Args:
+      mean_velocity: ``u`` as a function of ``z`` ``[B, D]``, ``r`` and ``t`` ``[B, 1]``.
+      z: point on the path at ``t``, ``[B, D]``.
+      velocity: ``v``, ``[B, D]``.
+      r, t: interval, ``[B, 1]``.
+    """
+    tangents = (velocity, jnp.zeros_like(r), jnp.ones_like(t))
+    u, du_dt = jax.jvp(mean_velocity, (z, r, t), tangents)
+    return u, jax.lax.stop_gradient(velocity - (t - r) * du_dt)

@@ -1,0 +1,119 @@
+"""Save and restore: one ``.npz`` per checkpoint, written by rename, stamped with the spec it belongs to.
+
+Two checkpoints rotate, so that one whole one is left whatever happens while the other is written. Nothing is
+pickled. A truncated, damaged or foreign file is refused by name and the other one is used.
+"""
+
+import io
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+ROTATION = ("checkpoint-0.npz", "checkpoint-1.npz")
+
+
+class CheckpointError(Exception):
+    """A checkpoint that cannot be used, named, with the reason, in one line."""
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put ``content`` under ``path``, whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save(path: Path, state: Any, digest: str, progress: dict[str, Any]) -> None:
+    """Write a tree of arrays with the spec's digest and any JSON-able progress."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(state))
+    arrays = {jax.tree_util.keystr(where): np.asarray(leaf) for where, leaf in leaves}
+    stamp = json.dumps({"digest": digest, "progress": progress})
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays, stamp=np.frombuffer(stamp.encode(), np.uint8))  # pyright: ignore[reportArgumentType]
+    write_atomically(path, buffer.getvalue())
+
+
+def load(path: Path, template: Any, digest: str) -> tuple[Any, dict[str, Any]]:
+    """The tree and the progress saved at ``path``.
+
+    Args:
+      path: the file.
+      template: a tree of the same structure, shapes and dtypes; its values do not matter.
+      digest: the spec that the checkpoint must belong to.
+
+    Raises:
+      CheckpointError: the file is missing, truncated, damaged, of another spec or of another structure.
+    """
+    stamp = read_stamp(path)
+    if stamp["digest"] != digest:
+        raise CheckpointError(f"{path}: belongs to spec {stamp['digest'][:12]}, not to {digest[:12]}")
+    leaves, structure = jax.tree_util.tree_flatten_with_path(template)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = [file[jax.tree_util.keystr(where)] for where, _ in leaves]
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path}: damaged: {error}") from None
+    for (where, leaf), array in zip(leaves, arrays, strict=True):
+        if array.shape != leaf.shape or array.dtype != leaf.dtype:
+            name = jax.tree_util.keystr(where)
+            wanted, found = f"{leaf.dtype}{leaf.shape}", f"{array.dtype}{array.shape}"
+            raise CheckpointError(f"{path}: {name} is {found}, not {wanted}")
+    return jax.tree_util.tree_unflatten(structure, arrays), stamp["progress"]
+
+
+def read_stamp(path: Path) -> dict[str, Any]:
+    """``{"digest": ..., "progress": ...}`` of a checkpoint; :class:`CheckpointError` where there is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return json.loads(file["stamp"].tobytes())
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise CheckpointError(f"{path}: damaged: {error}") from None
+
+
+class Rotation:
+    """The two checkpoints of a run folder."""
+
+    def __init__(self, folder: Path, digest: str) -> None:
+        self._paths = [folder / name for name in ROTATION]
+        self._digest = digest
+        self._next = 0
+
+    def save(self, state: Any, progress: dict[str, Any]) -> Path:
+        """Overwrite the older of the two."""
+        path = self._paths[self._next]
+        save(path, state, self._digest, progress)
+        self._next = 1 - self._next
+        return path
+
+    def load(self, template: Any) -> tuple[tuple[Any, dict[str, Any]] | None, list[str]]:
+        """The checkpoint with the most steps, or none; and a line about each file that was refused."""
+        found, refused = [], []
+        for index, path in enumerate(self._paths):
+            try:
+                found.append((*load(path, template, self._digest), index))
+            except CheckpointError as error:
+                if path.exists():
+                    refused.append(str(error))
+        if not found:
+            return None, refused
+        state, progress, index = max(found, key=lambda item: item[1]["step"])
+        self._next = 1 - index
+        return (state, progress), refused
+
+    def remove(self) -> None:
+        """Delete both: the run is finished and its last state saved."""
+        for path in self._paths:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,172 @@
+"""The drifting field and its loss: the heart of the paper, readable alone.
+
+A policy is a one-pass map ``a = f(eps, s)``. For every state it generates ``G`` samples, and the *drifting field*
+pulls each of them towards positives ``y+`` and pushes it away from negatives ``y-``, the policy's own samples
+(Eq. 3). Training regresses a sample onto where the field would carry it (Eq. 4). Behaviour cloning (Eq. 18) and
+policy improvement (Eq. 16) are this one loss with two sets of positives: the data action, and the top-K
+critic-ranked candidates.
+
+Shapes: ``B`` states, ``G`` generated samples of a state, ``K`` positives, ``M`` extra negatives, ``D`` coordinates
+of a flattened action chunk.
+
+Two normalisations of the same field:
+
+* :func:`mean_shift_field`, Eq. 3 to the letter: a Gaussian kernel on raw actions. Eqs. 7 and 8 hold exactly.
+* :func:`joint_field`, the released drifting algorithm: distances in units of their batch mean, weights normalised
+  over targets and over samples, the force of each bandwidth scaled to unit RMS. The default for training.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+Normalisation = Literal["joint", "mean_shift"]
+
+SELF_DISTANCE = 100.0  # added to a sample's normalised distance to itself: no weight is left to it
+MIN_SCALE = 1e-3
+MIN_WEIGHT = 1e-6
+MIN_FORCE = 1e-4
+
+
+class Field(NamedTuple):
+    """Where the field carries each sample. Everything is a constant for differentiation."""
+
+    velocity: Array  # [B, G, D] displacement of each sample, in units of `scale`
+    scale: Array  # [] length of one unit in action coordinates
+    strength: Array  # [] RMS of the force before it is normalised (the loss itself is constant under `joint`)
+    distance: Array  # [] mean distance between samples and targets, in action coordinates
+
+
+def drifting_field(
+    samples: Array,
+    positives: Array,
+    extra_negatives: Array | None = None,
+    *,
+    bandwidths: Sequence[float],
+    normalisation: Normalisation = "joint",
+) -> Field:
+    """The field ``V_{p,q}`` at each sample; ``q`` is the policy that drew the samples.
+
+    Args:
+      samples: generated actions, ``[B, G, D]``.
+      positives: samples of the target ``p``, ``[B, K, D]``.
+      extra_negatives: further samples of ``q``, ``[B, M, D]``, or none.
+      bandwidths: kernel bandwidths ``h > 0``; their fields are added (``joint``) or averaged (``mean_shift``).
+      normalisation: see the module's text.
+    """
+    if extra_negatives is None:
+        extra_negatives = jnp.zeros_like(samples[:, :0])
+    samples, positives, extra_negatives = jax.lax.stop_gradient((samples, positives, extra_negatives))
+    field = {"joint": joint_field, "mean_shift": mean_shift_field}[normalisation]
+    return field(samples, positives, extra_negatives, bandwidths)
+
+
+def drift_loss(samples: Array, field: Field, weights: Array | None = None) -> Array:
+    """Eq. 4: ``mean |x - sg(x + V)|^2`` per coordinate, in the field's own units.
+
+    Args:
+      samples: the actions that the field was computed for, with gradient, ``[B, G, D]``.
+      field: their drifting field.
+      weights: weight of each coordinate, ``[B, D]``, or none for ones.
+    """
+    drifted = jax.lax.stop_gradient(samples / field.scale + field.velocity)
+    errors = jnp.square(samples / field.scale - drifted)
+    return jnp.mean(errors if weights is None else errors * weights[:, None, :])
+
+
+# --------------------------------------------------------------------------- Eq. 3 to the letter
+
+
+def mean_shift_field(
+    samples: Array, positives: Array, extra_negatives: Array, bandwidths: Sequence[float], *, exclude_self: bool = True
+) -> Field:
+    """Eq. 3: attraction to the positives minus attraction to the state's other samples, averaged over bandwidths.
+
+    A sample is no negative of its own: ``k(x, x) = 1`` at no displacement would outweigh all others at small
+    bandwidths and switch the repulsion off. ``exclude_self=False`` keeps it, as Eqs. 7 and 8 have it.
+    """
+    negatives = jnp.concatenate([samples, extra_negatives], axis=1)
+    own = _own(samples, negatives) if exclude_self else None
+    shifts = [mean_shift(samples, positives, h) - mean_shift(samples, negatives, h, own) for h in bandwidths]
+    velocity = sum(shifts[1:], start=shifts[0]) / len(shifts)
+    distance = jnp.mean(_distances(samples, jnp.concatenate([negatives, positives], axis=1)))
+    return Field(velocity, jnp.ones(()), _rms(velocity), distance)
+
+
+def mean_shift(points: Array, targets: Array, bandwidth: float, excluded: Array | None = None) -> Array:
+    """One half of Eq. 3: ``sum_j softmax_j(log k(x, y_j)) y_j - x`` with ``k = exp(-|x - y|^2 / 2 h^2)``.
+
+    Args:
+      points: where to evaluate, ``[B, G, D]``.
+      targets: samples of the attracting distribution, ``[B, N, D]``.
+      bandwidth: ``h > 0``, in action coordinates.
+      excluded: true where a pair does not count, broadcast to ``[B, G, N]``, or none.
+    """
+    log_kernel = -jnp.square(_distances(points, targets)) / (2.0 * bandwidth**2)
+    if excluded is not None:
+        log_kernel = jnp.where(excluded, -jnp.inf, log_kernel)
+    return jax.nn.softmax(log_kernel, axis=-1) @ targets - points
+
+
+# --------------------------------------------------------------------------- the released algorithm
+
+
+def joint_field(samples: Array, positives: Array, extra_negatives: Array, bandwidths: Sequence[float]) -> Field:
+    """The field that the drifting-models release trains with: Eq. 3 times ``P_i M_i``, in normalised units.
+
+    One length scale, the mean distance, is taken over the WHOLE batch, so that a state's target depends
+    on the other states of the batch.
+    """
+    negatives = jnp.concatenate([samples, extra_negatives], axis=1)
+    targets = jnp.concatenate([negatives, positives], axis=1)
+    distances = _distances(samples, targets)
+    mean_distance = jnp.mean(distances)
+    scale = jnp.maximum(mean_distance / jnp.sqrt(samples.shape[-1]), MIN_SCALE)
+    distances = distances / jnp.maximum(mean_distance, MIN_SCALE) + SELF_DISTANCE * _own(samples, targets)
+    forces = [joint_force(distances, targets / scale, samples / scale, negatives.shape[1], h) for h in bandwidths]
+    strengths = [_rms(force) for force in forces]
+    velocity = sum(force / jnp.maximum(rms, MIN_FORCE) for force, rms in zip(forces, strengths, strict=True))
+    return Field(jnp.asarray(velocity), scale, jnp.mean(jnp.stack(strengths)), mean_distance)
+
+
+def joint_force(distances: Array, targets: Array, points: Array, num_negatives: int, bandwidth: float) -> Array:
+    """``M_i sum_pos W_ij y_j - P_i sum_neg W_ij y_j``, with ``P_i`` and ``M_i`` the weight on positives and negatives.
+
+    The weights are ``W = sqrt(softmax over targets * softmax over samples)`` of ``-d / h``, a Laplacian kernel.
+
+    Args:
+      distances: normalised distances, ``[B, G, M + K]``, negatives first.
+      targets: normalised coordinates of the same targets, ``[B, M + K, D]``.
+      points: normalised coordinates of the samples, ``[B, G, D]``.
+      num_negatives: ``M``.
+      bandwidth: ``h > 0``, in units of the mean distance.
+    """
+    logits = -distances / bandwidth
+    product = jax.nn.softmax(logits, axis=-1) * jax.nn.softmax(logits, axis=-2)
+    weights = jnp.sqrt(jnp.maximum(product, MIN_WEIGHT))
+    negative, positive = weights[..., :num_negatives], weights[..., num_negatives:]
+    attraction = positive * jnp.sum(negative, axis=-1, keepdims=True)
+    repulsion = negative * jnp.sum(positive, axis=-1, keepdims=True)
+    coefficients = jnp.concatenate([-repulsion, attraction], axis=-1)
+    # The coefficients add up to zero; taking their rounding error off keeps the force free of the origin.
+    return coefficients @ targets - jnp.sum(coefficients, axis=-1, keepdims=True) * points
+
+
+# --------------------------------------------------------------------------- pieces
+
+
+def _distances(points: Array, targets: Array) -> Array:
+    """Euclidean distances ``[B, G, N]``."""
+    return jnp.sqrt(jnp.sum(jnp.square(points[:, :, None, :] - targets[:, None, :, :]), axis=-1))
+
+
+def _own(samples: Array, targets: Array) -> Array:
+    """True where a target is the sample itself, ``[1, G, N]``; the samples are the first targets."""
+    return jnp.eye(samples.shape[1], targets.shape[1], dtype=bool)[None]
+
+
+def _rms(vectors: Array) -> Array:
+    return jnp.sqrt(jnp.mean(jnp.square(vectors)))

@@ -1,0 +1,56 @@
+"""Actor and critic bodies (Table 5).
+
+Shapes: ``S`` state, ``D`` flattened action chunk, ``E`` ensemble members; leading dimensions are free.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+# Glorot uniform, as Q-chunking and FQL initialise every layer.
+KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+
+
+class MLP(nn.Module):
+    """``depth`` hidden GELU layers of ``width`` units and a linear output of ``outputs``."""
+
+    width: int
+    depth: int
+    outputs: int
+    layer_norm: bool = False
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        x = inputs
+        for _ in range(self.depth):
+            x = nn.gelu(nn.Dense(self.width, kernel_init=KERNEL_INIT)(x))
+            if self.layer_norm:
+                x = nn.LayerNorm()(x)
+        return nn.Dense(self.outputs, kernel_init=KERNEL_INIT)(x)
+
+
+class EnsembleCritic(nn.Module):
+    """``E`` independent critics ``Q_e(s, a)``, layer-normalised: ``[..., S], [..., D] -> [E, ...]``."""
+
+    width: int
+    depth: int
+    ensemble_size: int
+
+    @nn.compact
+    def __call__(self, observation: Array, action: Array) -> Array:
+        members = nn.vmap(
+            MLP,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=None,  # pyright: ignore[reportArgumentType] flax's annotation leaves out None
+            out_axes=0,
+            axis_size=self.ensemble_size,
+        )
+        inputs = jnp.concatenate([observation, action], axis=-1)
+        return members(self.width, self.depth, 1, layer_norm=True)(inputs)[..., 0]
+
+
+def parameter_count(params: object) -> int:
+    """Number of scalars in a parameter tree."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))

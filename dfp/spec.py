@@ -1,0 +1,421 @@
+"""What a run is: typed, closed, frozen configuration.
+
+A run is a pure function of its :class:`RunSpec`. The spec holds every number that can change a result and
+nothing else: no clock, host or path. Its canonical JSON is what Snakemake compares, and its hash is the stamp
+on every checkpoint.
+
+Three catalogues (``config/tasks.yaml``, ``config/methods.yaml``, ``config/experiments.yaml``) say what exists;
+one configuration (``config/config.yaml``, ``config/demo.yaml``, ...) says what to run. Unknown keys are errors
+at every level. Importing this module loads neither JAX nor a simulator.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import importlib
+import importlib.util
+import json
+import pkgutil
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+
+CATALOGUE = Path(__file__).resolve().parents[1] / "config"
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NonNegativeInt = Annotated[int, Field(ge=0)]
+Probability = Annotated[float, Field(gt=0.0, le=1.0)]
+
+
+class ConfigError(Exception):
+    """Bad input: one line that names the thing, where it stands and what is allowed."""
+
+
+class Closed(BaseModel):
+    """Immutable, and an unknown key is an error."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+# --------------------------------------------------------------------------- what a run is made of
+
+
+class TaskSpec(Closed):
+    """One environment with its dataset, as far as it can change a result."""
+
+    key: str = Field(description="Task key, as in folder names and on the command line.")
+    suite: Literal["ogbench", "robomimic"] = Field(description="Which adapter in `dfp/tasks/` serves the task.")
+    environment: str = Field(description="Gymnasium id (OGBench) or environment name (Robomimic).")
+    dataset: str = Field(description="Name of the dataset file, without its ending.")
+    observation_size: PositiveInt = Field(description="Width S of a state vector.")
+    action_size: PositiveInt = Field(description="Width A of an action vector.")
+    max_episode_steps: PositiveInt = Field(description="Episode cap, environment steps.")
+    rows: PositiveInt = Field(description="Transitions of the published dataset.")
+    shards: PositiveInt = Field(1, description="Files the published dataset is split into.")
+    shard_interval: PositiveInt = Field(1000, description="Offline updates between two shards (one shard: unused).")
+    success_timing: Literal["pre", "post"] = Field(
+        "post",
+        description="Whether reward and success are judged before or after the action moves the world. "
+        "OGBench 1.1 judged after, OGBench >= 1.2 registers its single tasks with `pre`; the paper ran 1.1.",
+    )
+
+
+class DataSpec(Closed):
+    """Where the offline rows come from."""
+
+    source: Literal["download", "generate"] = Field(
+        description="`download`: the published files. `generate`: the simulator's own scripted experts, run here."
+    )
+    episodes: PositiveInt | None = Field(None, description="`generate` only: episodes of 1,000 transitions to record.")
+    seed: NonNegativeInt | None = Field(None, description="`generate` only: seed of the recorded episodes.")
+    version: Literal[1] = Field(1, description="Raised by hand when the generator changes what it records.")
+
+    @model_validator(mode="after")
+    def _generation_is_complete(self) -> Self:
+        given = self.episodes is not None and self.seed is not None
+        if self.source == "generate" and not given:
+            raise ValueError("source 'generate' needs both 'episodes' and 'seed'")
+        if self.source == "download" and (self.episodes is not None or self.seed is not None):
+            raise ValueError("'episodes' and 'seed' belong to source 'generate'; 'download' takes neither")
+        return self
+
+
+class NetworkSpec(Closed):
+    """Actor and critic bodies: GELU MLPs; the critic normalises each hidden layer, the actor does not (Table 5)."""
+
+    width: PositiveInt = Field(description="Units per hidden layer. Table 5: 512.")
+    depth: PositiveInt = Field(description="Hidden layers. Table 5: 4.")
+    ensemble_size: PositiveInt = Field(description="Independent critics, aggregated by their mean. Table 5: 2.")
+
+
+class TrainingSpec(Closed):
+    """What both phases share, and the length of the offline one."""
+
+    batch_size: PositiveInt = Field(description="Chunks per gradient step. Table 5: 256.")
+    discount: float = Field(ge=0.0, lt=1.0, description="Discount gamma per environment step. Table 5: 0.99.")
+    learning_rate: float = Field(gt=0.0, description="Adam step size, no schedule. Table 5: 3e-4.")
+    target_update_rate: Probability = Field(description="Polyak rate tau of the target critic. Table 5: 5e-3.")
+    offline_steps: PositiveInt = Field(description="Gradient steps of the offline phase. Table 5: 1M.")
+
+
+class OnlineSpec(Closed):
+    """The online phase: one gradient step per environment step."""
+
+    steps: PositiveInt = Field(description="Environment steps of the online phase. Table 5: 1M.")
+    warmup_steps: NonNegativeInt = Field(
+        description="Environment steps before the first online update. The authors' release: 5,000."
+    )
+    buffer_capacity: PositiveInt = Field(
+        description="Transitions kept, offline ones included; never below the offline rows + 1. Release: 2M."
+    )
+
+
+class EvaluationSpec(Closed):
+    """How often a policy is measured, and on how many episodes."""
+
+    interval: PositiveInt = Field(description="Gradient (offline) or environment (online) steps between evaluations.")
+    episodes: PositiveInt = Field(description="Episodes per evaluation. 100: Table 6's entries are multiples of 0.2 %.")
+
+
+class AgentConfig(Closed):
+    """Settings of a method. Each agent's module defines its own ``Config``; this is what all of them have."""
+
+    name: str = Field(description="The agent: a module of `dfp.agents`, or the import path of one elsewhere.")
+    version: int = Field(1, description="Raised by hand when the agent's mathematics changes.")
+
+    def offline_phase(self) -> Self:
+        """These settings as far as the offline phase reads them. Equal results share one pretraining."""
+        return self
+
+
+def agent_config(settings: Any, source: str = "agent") -> AgentConfig:
+    """``settings`` as the ``Config`` of the agent they name; :class:`ConfigError` where they are not one."""
+    if isinstance(settings, AgentConfig):
+        return settings
+    name = settings.get("name") if isinstance(settings, dict) else None
+    if not isinstance(name, str):
+        raise ConfigError(f"{source}: 'name' is missing; allowed: {', '.join(_agent_names())}, or an import path")
+    return validate(agent_module(name, source).Config, settings, source)
+
+
+def agent_module(name: str, source: str = "agent") -> Any:
+    """The module that implements an agent."""
+    path = name if "." in name else f"dfp.agents.{name}"
+    try:
+        found = importlib.util.find_spec(path)
+    except ModuleNotFoundError:
+        found = None
+    if found is None:
+        raise ConfigError(f"{source}: unknown agent '{name}'; allowed: {', '.join(_agent_names())}, or an import path")
+    return importlib.import_module(path)
+
+
+def _agent_names() -> list[str]:
+    folder = Path(__file__).parent / "agents"
+    return [module.name for module in pkgutil.iter_modules([str(folder)]) if module.name != "actor_critic"]
+
+
+class RunSpec(Closed):
+    """Everything a training run depends on."""
+
+    stage: Literal["pretrain", "finetune"]
+    task: TaskSpec
+    data: DataSpec
+    agent: Annotated[SerializeAsAny[AgentConfig], BeforeValidator(agent_config)]
+    network: NetworkSpec
+    training: TrainingSpec
+    online: OnlineSpec | None
+    evaluation: EvaluationSpec
+    seed: NonNegativeInt
+    engine: Literal[1] = Field(1, description="Raised by hand when the training loop changes its results.")
+
+    @model_validator(mode="after")
+    def _stage_has_its_parts(self) -> Self:
+        if (self.stage == "finetune") != (self.online is not None):
+            raise ValueError("'online' is given for stage 'finetune' and only there")
+        return self
+
+    def pretraining(self) -> RunSpec:
+        """The offline phase this run starts from. Runs whose offline phases are equal share one checkpoint."""
+        return self.model_copy(update={"stage": "pretrain", "online": None, "agent": self.agent.offline_phase()})
+
+    def canonical(self) -> str:
+        """One line of JSON, equal exactly where the runs are."""
+        return canonical_json(self.model_dump(mode="json"))
+
+    def digest(self) -> str:
+        """64 hex digits, the stamp on the run's checkpoints."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def canonical_json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+# --------------------------------------------------------------------------- the catalogues
+
+
+class TaskEntry(Closed):
+    """A task and how the tables show it."""
+
+    group: str = Field(description="Column group in the tables, e.g. `Cube-double`.")
+    column: str = Field(description="Column heading, e.g. `task2`.")
+    title: str = Field(description="Title of the task's panel in a figure.")
+    spec: TaskSpec
+
+
+class MethodOverride(Closed):
+    """Settings of a method that differ on some tasks."""
+
+    tasks: list[str] = Field(description="Task keys or patterns, e.g. `cube-triple-*`.")
+    agent: dict[str, Any] = Field(description="Agent settings that replace the method's own there.")
+    source: str = Field(description="Where the difference comes from.")
+
+
+class MethodEntry(Closed):
+    """A row of the tables: an agent, its settings, and where they differ by task."""
+
+    label: str = Field(description="Name in tables and figures.")
+    backbone: str = Field(description="Name of the policy backbone in tables.")
+    top_k: str = Field(description="What the `top-K` column of Table 2 shows.")
+    color: str = Field(description="Line colour in every figure.")
+    agent: dict[str, Any] = Field(description="Agent settings; `name` picks the agent, the rest replaces its defaults.")
+    overrides: list[MethodOverride] = []
+
+
+class ExperimentEntry(Closed):
+    """A table or figure of the paper and the cells that it needs."""
+
+    title: str
+    kind: Literal["table", "figure"]
+    methods: list[str]
+    tasks: list[str] = Field(["*"], description="Patterns over the configuration's tasks.")
+
+
+class Config(Closed):
+    """One configuration file: what to run, at which scale."""
+
+    results_dir: str = Field(description="Folder for runs, tables and figures, relative to the working directory.")
+    data_dir: str = Field(description="Folder for datasets, relative to the working directory.")
+    experiments: list[str] = Field(description="Tables and figures that `all` makes, from `experiments.yaml`.")
+    tasks: list[str] = Field(description="Task keys, from `tasks.yaml`.")
+    seeds: list[NonNegativeInt] = Field(description="One run per seed and cell.")
+    data: DataSpec
+    network: NetworkSpec
+    training: TrainingSpec
+    online: OnlineSpec
+    evaluation: EvaluationSpec
+
+    @model_validator(mode="after")
+    def _lists_are_sets(self) -> Self:
+        for name in ("experiments", "tasks", "seeds"):
+            values = getattr(self, name)
+            if not values:
+                raise ValueError(f"'{name}' is empty")
+            if len(set(values)) != len(values):
+                raise ValueError(f"'{name}' names something twice: {values}")
+        return self
+
+
+class Catalogue(Closed):
+    """Everything that exists, by key."""
+
+    tasks: dict[str, TaskEntry]
+    methods: dict[str, MethodEntry]
+    experiments: dict[str, ExperimentEntry]
+
+
+# --------------------------------------------------------------------------- reading files
+
+
+def read_yaml(path: Path) -> Any:
+    """The file's content; :class:`ConfigError` where it is missing or not YAML."""
+    try:
+        return yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+
+
+def explain(error: ValidationError, model: type[BaseModel], source: str) -> ConfigError:
+    """The first problem of a validation error in one line, with the allowed keys where a key is unknown."""
+    problem = error.errors()[0]
+    place = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if problem["type"] == "extra_forbidden":
+        allowed = _allowed_keys(model, problem["loc"][:-1])
+        return ConfigError(f"{source}: unknown key '{place}'; allowed: {', '.join(allowed)}{more}")
+    if problem["type"] == "missing":
+        return ConfigError(f"{source}: '{place}' is missing{more}")
+    message = problem["msg"].removeprefix("Value error, ")
+    given = "" if problem["type"] == "value_error" else f", got {problem['input']!r}"
+    return ConfigError(f"{source}: '{place}': {message}{given}{more}")
+
+
+def _allowed_keys(model: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    node = schema = model.model_json_schema()
+    for part in location:
+        node = _resolve(schema, node)
+        if part in node.get("properties", {}):
+            node = node["properties"][part]
+        elif isinstance(node.get("additionalProperties"), dict):
+            node = node["additionalProperties"]
+        elif "items" in node:
+            node = node["items"]
+    return sorted(_resolve(schema, node).get("properties", {}))
+
+
+def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
+    for branch in node.get("anyOf", ()):  # an optional object: the branch that is not null
+        if branch.get("type") != "null":
+            node = branch
+    while "$ref" in node:
+        node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
+    return node
+
+
+def validate[Model: BaseModel](model: type[Model], content: Any, source: str) -> Model:
+    """``content`` as ``model``; :class:`ConfigError` in one line where it is not."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        raise explain(error, model, source) from None
+
+
+def lookup[Entry](entries: dict[str, Entry], key: str, what: str, source: str) -> Entry:
+    """``entries[key]``; a missing key is named together with what exists."""
+    if key not in entries:
+        raise ConfigError(f"{source}: unknown {what} '{key}'; allowed: {', '.join(entries)}")
+    return entries[key]
+
+
+def load_catalogue(folder: Path = CATALOGUE) -> Catalogue:
+    """Read ``tasks.yaml``, ``methods.yaml`` and ``experiments.yaml``. A task's key is its name in the file."""
+    tasks = read_yaml(folder / "tasks.yaml")
+    for key, entry in tasks.items():
+        if isinstance(entry, dict) and isinstance(entry.get("spec"), dict):
+            entry["spec"] = {"key": key, **entry["spec"]}
+    content = {
+        "tasks": tasks,
+        "methods": read_yaml(folder / "methods.yaml"),
+        "experiments": read_yaml(folder / "experiments.yaml"),
+    }
+    return validate(Catalogue, content, str(folder))
+
+
+def load_config(path: Path) -> Config:
+    """Read and check one configuration file."""
+    return parse_config(read_yaml(path), str(path))
+
+
+def parse_config(content: Any, source: str, catalogue: Catalogue | None = None) -> Config:
+    """Check a configuration that is already read. ``source`` is named in errors."""
+    config = validate(Config, content, source)
+    catalogue = catalogue or load_catalogue()
+    for key in config.tasks:
+        lookup(catalogue.tasks, key, "task", source)
+    for key in config.experiments:
+        experiment = lookup(catalogue.experiments, key, "experiment", source)
+        for method in experiment.methods:
+            lookup(catalogue.methods, method, "method", f"experiments.yaml, {key}")
+    return config
+
+
+# --------------------------------------------------------------------------- from configuration to specs
+
+
+def agent_for(method: str, task: str, catalogue: Catalogue, changes: dict[str, Any] | None = None) -> AgentConfig:
+    """The method's settings on a task: its own, then those that differ there, then ``changes``."""
+    entry = lookup(catalogue.methods, method, "method", "methods.yaml")
+    settings = entry.agent
+    for override in entry.overrides:
+        if any(fnmatch.fnmatchcase(task, pattern) for pattern in override.tasks):
+            settings = merge(settings, override.agent)
+    settings = merge(settings, changes or {})
+    return agent_config(settings, f"methods.yaml, {method}")
+
+
+def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``base`` with ``changes`` laid over it, mapping by mapping."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
+        merged[key] = merge(merged[key], value) if both else value
+    return merged
+
+
+def finetune_spec(config: Config, catalogue: Catalogue, task: str, method: str, seed: int) -> RunSpec:
+    """The online run of one cell; its ``pretraining()`` is the offline one."""
+    return RunSpec(
+        stage="finetune",
+        task=lookup(catalogue.tasks, task, "task", "tasks.yaml").spec,
+        data=config.data,
+        agent=agent_for(method, task, catalogue),
+        network=config.network,
+        training=config.training,
+        online=config.online,
+        evaluation=config.evaluation,
+        seed=seed,
+    )
+
+
+
+def parse_spec(text: str) -> RunSpec:
+    """A run from its JSON; :class:`ConfigError` where it is none."""
+    return validate(RunSpec, _parse_json(text, "--spec"), "--spec")
+
+
+def parse_data(text: str) -> DataSpec:
+    """A data source from its JSON; :class:`ConfigError` where it is none."""
+    return validate(DataSpec, _parse_json(text, "--data"), "--data")
+
+
+def _parse_json(text: str, source: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{source}: not JSON: {error}") from None

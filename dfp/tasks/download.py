@@ -1,0 +1,124 @@
+"""Fetching OGBench's published datasets: resumed where they stopped, named only once they are whole."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import requests
+
+from dfp.spec import TaskSpec
+from dfp.tasks.dataset import (
+    DataError,
+    File,
+    Manifest,
+    describe,
+    file_names,
+    how_to_prepare,
+    move_into_place,
+)
+from dfp.tasks.ogbench import DATASET_URL, installed_versions
+
+MIRROR = "DFP_OGBENCH_URL"  # environment variable; its value stands for DATASET_URL
+ATTEMPTS = 5  # in a row without a new byte
+FIRST_PAUSE = 1.0  # seconds, doubled after each attempt in vain
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
+CHUNK = 1 << 20  # bytes
+
+
+def download(task: TaskSpec, folder: Path, report: Callable[[str], None]) -> Manifest:
+    """Fetch what is missing in ``folder`` of the dataset of ``task``.
+
+    A transfer goes to ``<name>.part`` and continues there, also in a later call; the file takes its name once its
+    content has been read and found to be a dataset.
+
+    Raises:
+      DataError: the server cannot be reached or has no such file, or what came is not the published dataset.
+    """
+    base = os.environ.get(MIRROR, DATASET_URL).rstrip("/")
+    origin = f"{base}/{task.dataset}" if task.shards > 1 else base
+    files = []
+    with requests.Session() as session:
+        session.headers["Accept-Encoding"] = "identity"  # sizes and ranges are those of the file itself
+        for name in file_names(task.dataset, task.shards):
+            files.append(_obtain(session, f"{origin}/{name}", folder / name, task, report))
+    rows = sum(file.rows for file in files)
+    if rows != task.rows:
+        raise DataError(f"{folder}: {rows} transitions, but task '{task.key}' says that {task.rows} were published")
+    return Manifest(
+        dataset=task.dataset,
+        source="download",
+        url=f"{origin}/" if task.shards > 1 else f"{origin}/{files[0].name}",
+        rows=rows,
+        files=tuple(files),
+        versions=installed_versions(),
+    )
+
+
+def _obtain(session: requests.Session, url: str, target: Path, task: TaskSpec, report: Callable[[str], None]) -> File:
+    if target.exists():
+        return describe(target, target.name, task)
+    part = target.with_name(f"{target.name}.part")
+    _fetch(session, url, part, task, report)
+    entry = describe(part, target.name, task)
+    move_into_place(part, target)
+    return entry
+
+
+def _fetch(session: requests.Session, url: str, part: Path, task: TaskSpec, report: Callable[[str], None]) -> None:
+    """Bring ``part`` to its full size, over as many connections as it takes."""
+    vain = 0
+    while True:
+        before = _size(part)
+        try:
+            return _transfer(session, url, part, report)
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            vain = 1 if _size(part) > before else vain + 1
+            if vain == ATTEMPTS:
+                raise DataError(
+                    f"{url}: cannot be fetched ({type(error).__name__}); {_size(part)} bytes are kept. Compute nodes "
+                    f"often have no internet: on a login node, {how_to_prepare(task)}"
+                ) from None
+            report(f"{url}: {type(error).__name__}, trying again")
+            time.sleep(FIRST_PAUSE * 2 ** (vain - 1))
+        except requests.RequestException as error:
+            raise DataError(f"{url}: cannot be fetched ({error}); a mirror is named by {MIRROR}") from None
+
+
+def _transfer(session: requests.Session, url: str, part: Path, report: Callable[[str], None]) -> None:
+    """One connection: continue ``part``, or start it over where the server cannot."""
+    done = _size(part)
+    headers = {"Range": f"bytes={done}-"} if done else {}
+    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+        total = _total_size(response)
+        if response.status_code == requests.codes.requested_range_not_satisfiable and done == total:
+            return  # stopped last time between the last byte and the new name
+        if response.status_code == requests.codes.not_found:
+            raise DataError(f"{url}: no such file on the server (404); a mirror is named by {MIRROR}")
+        if response.status_code >= 500:
+            raise requests.ConnectionError(f"status {response.status_code}")
+        response.raise_for_status()
+        if response.status_code != requests.codes.partial_content:
+            done = 0
+        with part.open("ab" if done else "wb") as stream:
+            for chunk in response.iter_content(CHUNK):
+                stream.write(chunk)
+                if total and (done + len(chunk)) * 10 // total > done * 10 // total:
+                    report(f"{url}: {(done + len(chunk)) * 100 // total} % of {total / 1e6:.1f} MB")
+                done += len(chunk)
+    if total is not None and done != total:
+        raise DataError(f"{part}: {done} bytes, but {url} has {total}; delete it and try again")
+
+
+def _total_size(response: requests.Response) -> int | None:
+    """Bytes of the whole file, where the server says."""
+    _, _, total = response.headers.get("Content-Range", "").rpartition("/")
+    if response.status_code == requests.codes.ok:
+        total = response.headers.get("Content-Length", "")
+    return int(total) if total.isdigit() else None
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0

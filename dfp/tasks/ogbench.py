@@ -1,0 +1,166 @@
+"""OGBench's manipulation tasks: environments that are functions of their seed, and the rewards of recorded rows.
+
+Source: OGBench 1.2.2 (Park et al., 2025), ``ogbench.manipspace``. A reward is (parts of the goal in place) - (parts
+of the goal), so it lies in [-parts, 0]; the task ends, with success, once all are in place. State-based: no OpenGL
+context is ever made.
+"""
+# pyright: reportAttributeAccessIssue=false
+# (MuJoCo's compiled functions come without stubs.)
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import warnings
+from typing import Any
+
+import gymnasium
+import mujoco
+import numpy as np
+
+from dfp.spec import ConfigError, TaskSpec
+from dfp.tasks import Step
+
+
+def _quiet() -> warnings.catch_warnings:
+    """Silence two false alarms of OGBench's: no display on import, and float64 bounds of its action spaces."""
+    return warnings.catch_warnings(action="ignore", category=UserWarning)
+
+
+with _quiet():
+    from ogbench.relabel_utils import relabel_dataset
+    from ogbench.utils import DATASET_URL as DATASET_URL
+
+# Another simulator is another environment: results of different versions do not belong in one table.
+SIMULATOR = {"mujoco": "3.7.0", "ogbench": "1.2.2", "dm_control": "1.0.39"}
+
+_State = mujoco.mjtState
+_SCENE = int(_State.mjSTATE_QPOS | _State.mjSTATE_QVEL | _State.mjSTATE_MOCAP_POS | _State.mjSTATE_MOCAP_QUAT)
+
+
+def make_environment(task: TaskSpec) -> OGBenchEnvironment:
+    """See :func:`dfp.tasks.make_environment`."""
+    require_simulator()
+    place = f"task '{task.key}': environment '{task.environment}'"
+    try:
+        spec = gymnasium.spec(task.environment)
+    except gymnasium.error.Error as error:
+        raise ConfigError(f"{place}: {error}") from None
+    manipulation = str(spec.entry_point).startswith("ogbench.manipspace.") and "reward_task_id" in spec.kwargs
+    if not manipulation or "ob_type" in spec.kwargs:
+        raise ConfigError(
+            f"{place} is none of OGBench's state-based manipulation tasks; "
+            "allowed: cube-*-singletask-*, scene-singletask-*, puzzle-*-singletask-*"
+        )
+    simulator = make_simulator(task.environment, success_timing=task.success_timing)
+    inner: Any = simulator.unwrapped
+    found = {
+        "observation_size": inner.compute_observation().size,
+        "action_size": inner.action_low.size,
+        "max_episode_steps": spec.max_episode_steps,
+    }
+    for name, size in found.items():
+        if size != getattr(task, name):
+            raise ConfigError(f"{place} has {name} {size}, but the task says {getattr(task, name)}")
+    return OGBenchEnvironment(simulator)
+
+
+class OGBenchEnvironment:
+    """An :class:`dfp.tasks.Environment` around a simulator of OGBench's."""
+
+    def __init__(self, simulator: gymnasium.Env) -> None:
+        self.simulator = simulator
+
+    def reset(self, seed: int) -> np.ndarray:
+        observation, _ = reset_episode(self.simulator, seed)
+        return observation.astype(np.float32)
+
+    def step(self, action: np.ndarray) -> Step:
+        observation, reward, terminated, truncated, info = self.simulator.step(action)
+        return Step(
+            observation.astype(np.float32), float(reward), bool(terminated), bool(truncated), bool(info["success"])
+        )
+
+    def close(self) -> None:
+        self.simulator.close()
+
+
+def reset_episode(simulator: gymnasium.Env, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """Begin the episode that belongs to ``seed``: its first observation, [S] float64, and OGBench's ``info``.
+
+    OGBench alone does not give that. On its way to a task's first state it takes a few random steps at the goal,
+    with actions from a fresh, unseeded ``action_space`` each time, and they leave their marks: the solver's warm
+    start, the controls, the contact forces (which the observation shows). The first reset of an instance also
+    differs from later ones, since it compiles the model. So we keep what describes the scene, put everything else
+    to its state after ``mj_resetData``, and look again. ``info["time"]`` is then 0 s.
+    """
+    with _quiet():
+        simulator.reset(seed=seed)
+    inner: Any = simulator.unwrapped
+    model, data = inner.model, inner.data
+    scene = np.empty(mujoco.mj_stateSize(model, _SCENE))
+    mujoco.mj_getState(model, data, scene, _SCENE)
+    mujoco.mj_resetData(model, data)
+    mujoco.mj_setState(model, data, scene, _SCENE)
+    mujoco.mj_forward(model, data)
+    return inner.compute_observation(), inner.get_reset_info()
+
+
+def make_simulator(name: str, **settings: Any) -> gymnasium.Env:
+    """OGBench's own environment, compiled and ready, without Gymnasium's checks of each step."""
+    with _quiet():
+        simulator = gymnasium.make(name, disable_env_checker=True, **settings)
+        simulator.reset()
+    return simulator
+
+
+def require_simulator() -> None:
+    """Raise ``ConfigError`` unless the installed simulator is the one of :data:`SIMULATOR`."""
+    found = installed_versions()
+    for package, wanted in SIMULATOR.items():
+        if found[package] != wanted:
+            raise ConfigError(f"package '{package}': found version {found[package]}, wanted {wanted}")
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of all that shapes an episode, by package; ``none`` where one is missing."""
+    return {package: _version(package) for package in ("numpy", *SIMULATOR)}
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+# --------------------------------------------------------------------------- rewards of recorded rows
+
+
+def reward_columns(task: TaskSpec) -> dict[str, int]:
+    """Columns that the rewards of ``task`` are computed from, and their widths."""
+    inner: Any = _judge(task).unwrapped
+    columns = {"qpos": inner.model.nq}
+    if hasattr(inner, "_num_buttons"):
+        columns["button_states"] = inner._num_buttons
+    return columns
+
+
+def rewards_and_masks(task: TaskSpec, columns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Rewards and masks of recorded rows, each [R] float32, by OGBench's own relabelling.
+
+    A row is judged by its state BEFORE the action, whatever ``success_timing`` says of the running environment: this
+    is how OGBench labels its files. A cube is in place within 0.04 m of its goal.
+
+    Args:
+      columns: the columns of :func:`reward_columns`, each [R, width].
+    """
+    rows = dict(columns)
+    with _quiet():
+        relabel_dataset(task.environment, _judge(task), rows)
+    return rows["rewards"], rows["masks"]
+
+
+@functools.lru_cache(maxsize=1)  # making one takes seconds, and a run may load a file every thousand updates
+def _judge(task: TaskSpec) -> gymnasium.Env:
+    return make_environment(task).simulator

@@ -1,0 +1,97 @@
+# What the rules know of the runs. Everything here is computed from the configuration, once.
+import hashlib
+from pathlib import Path
+
+from dfp.experiments import plan, run_table
+from dfp.spec import ConfigError, canonical_json, load_catalogue, parse_config
+from dfp.tasks import manifest_path
+from snakemake.exceptions import WorkflowError
+
+SOURCE = ", ".join(map(str, workflow.configfiles)) or "config"
+
+try:
+    CATALOGUE = load_catalogue(Path(workflow.basedir) / "config")
+    SETTINGS = parse_config(config, SOURCE, CATALOGUE)
+    PLAN = plan(SETTINGS, CATALOGUE)
+except ConfigError as error:
+    raise WorkflowError(str(error)) from None
+
+RESULTS = SETTINGS.results_dir.rstrip("/")
+DATA = Path(SETTINGS.data_dir)
+SUFFIXES = {"table": ("csv", "md", "tex"), "figure": ("png", "pdf", "csv")}
+TARGETS = [
+    f"{RESULTS}/{name}.{suffix}"
+    for name in SETTINGS.experiments
+    for suffix in SUFFIXES[CATALOGUE.experiments[name].kind]
+] + [f"{RESULTS}/metrics.csv"]
+# Tasks that differ only in their goal share a dataset: any one of them can prepare it.
+DATASETS = {
+    str(manifest_path(CATALOGUE.tasks[key].spec, SETTINGS.data, DATA)): key for key in reversed(SETTINGS.tasks)
+}
+
+
+wildcard_constraints:
+    seed=r"\d+",
+    number=r"\d+",
+    task=r"[^/]+",
+    method=r"[^/]+",
+    backbone=r"[^/]+",
+
+
+def known(entries, key, what):
+    """entries[key], or an error that names the key and what there is."""
+    if key not in entries:
+        raise WorkflowError(f"no {what} '{key}' in {SOURCE}; there are: {', '.join(map(str, entries))}")
+    return entries[key]
+
+
+def cell(wildcards):
+    """Names the parts of a run's folder that the configuration does not have, before the run is looked up."""
+    known(dict.fromkeys(SETTINGS.tasks), wildcards.task, "task")
+    known(dict.fromkeys(SETTINGS.seeds), int(wildcards.seed), "seed")
+    if "method" in wildcards.keys():
+        known(dict.fromkeys(run.method for run in PLAN.runs), wildcards.method, "method")
+
+
+def pretraining(wildcards):
+    """The spec of a pretraining, one canonical JSON string: swapped numbers are seen, their order is not."""
+    cell(wildcards)
+    folder = f"pretrained/{wildcards.task}/{wildcards.backbone}/seed{wildcards.seed}"
+    return known(PLAN.pretrainings, folder, "pretraining").canonical()
+
+
+def finetuning(wildcards):
+    """The spec of a fine-tuning, likewise."""
+    cell(wildcards)
+    folder = f"runs/{wildcards.task}/{wildcards.method}/seed{wildcards.seed}"
+    return known(PLAN.finetunings, folder, "run").canonical()
+
+
+def dataset_of(wildcards):
+    """The manifest of the task's data. What it holds is in the spec already, so its age does not matter."""
+    cell(wildcards)
+    return ancient(str(manifest_path(CATALOGUE.tasks[wildcards.task].spec, SETTINGS.data, DATA)))
+
+
+def start_of(wildcards):
+    """The pretraining that a fine-tuning starts from."""
+    cell(wildcards)
+    backbone = CATALOGUE.methods[wildcards.method].backbone.lower()
+    return f"{RESULTS}/pretrained/{wildcards.task}/{backbone}/seed{wildcards.seed}/agent.npz"
+
+
+def metrics_of(*experiments):
+    """The metrics files that these tables and figures read."""
+    runs = [run for run in PLAN.runs if run.experiment in experiments]
+    folders = dict.fromkeys(folder for run in runs for folder in (run.pretrained, run.folder))
+    return [f"{RESULTS}/{folder}/metrics.csv" for folder in folders]
+
+
+def wave(wildcards):
+    """Seed 0 of every cell first: each wave gives a whole, thinner table."""
+    return -int(wildcards.seed)
+
+
+def run_table_digest():
+    """Changes whenever the run table does, labels and order included."""
+    return hashlib.sha256(run_table(PLAN, CATALOGUE).encode()).hexdigest()

@@ -1,0 +1,53 @@
+# Checkpoints, progress and train.log are not declared: Snakemake would delete them before a restart.
+
+
+rule pretrain:
+    input:
+        data=dataset_of,
+    output:
+        agent=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}/agent.npz",
+        metrics=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}/metrics.csv",
+        manifest=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}/manifest.json",
+    params:
+        spec=pretraining,
+        run_dir=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}",
+        data_dir=SETTINGS.data_dir,
+    threads: 1
+    priority: wave
+    resources:
+        gpu=1,
+        mem_mb=12000,
+        runtime=24 * 60,
+    shell:
+        "python -m dfp pretrain"
+        " --spec {params.spec:q}"
+        " --run-dir {params.run_dir:q}"
+        " --data-dir {params.data_dir:q}"
+        " --threads {threads}"
+
+
+rule finetune:
+    input:
+        data=dataset_of,
+        start=start_of,
+    output:
+        metrics=f"{RESULTS}/runs/{{task}}/{{method}}/seed{{seed}}/metrics.csv",
+        manifest=f"{RESULTS}/runs/{{task}}/{{method}}/seed{{seed}}/manifest.json",
+    params:
+        spec=finetuning,
+        run_dir=f"{RESULTS}/runs/{{task}}/{{method}}/seed{{seed}}",
+        pretrained=lambda wildcards, input: str(Path(input.start).parent),
+        data_dir=SETTINGS.data_dir,
+    threads: 1
+    priority: wave
+    resources:
+        gpu=1,
+        mem_mb=12000,
+        runtime=48 * 60,
+    shell:
+        "python -m dfp finetune"
+        " --spec {params.spec:q}"
+        " --run-dir {params.run_dir:q}"
+        " --pretrained {params.pretrained:q}"
+        " --data-dir {params.data_dir:q}"
+        " --threads {threads}"

@@ -151,7 +151,7 @@ class Evaluator:
 
 
 def _serve(task: TaskSpec, pipe: Connection) -> None:
-    """A worker: environments by slot, made when first needed."""
+    """A worker: environments by slot, made when first needed, all but the first as siblings of it."""
     environments: dict[int, Environment] = {}
     while True:
         try:
@@ -162,7 +162,8 @@ def _serve(task: TaskSpec, pipe: Connection) -> None:
             answer = {}
             for slot, argument in share.items():
                 if slot not in environments:
-                    environments[slot] = make_environment(task)
+                    first = next(iter(environments.values()), None)
+                    environments[slot] = make_environment(task) if first is None else first.sibling()
                 if command == "reset":
                     answer[slot] = environments[slot].reset(argument)
                 else:

@@ -349,7 +349,7 @@ def pretrain(spec: RunSpec, path: Path, options: Options) -> None:
             session.log(f"{path}: already finished")
             return
         refuse_slow_cpu(spec, options)
-        state, step = session.agent.init(stream(spec.seed, "init")), 0
+        state, step = jax.jit(session.agent.init)(stream(spec.seed, "init")), 0
         if (found := session.restore(state)) is not None:
             state, step = found[0], found[1]["step"]
         key = stream(spec.seed, "data")

@@ -61,7 +61,7 @@ def td_target(return_: Array, discount: Array, next_value: Array) -> Array:
 
 def td_loss(values: Array, target: Array, valid: Array) -> Array:
     """``mean_{e,b} valid (Q_e - y)^2``: ``[E, B], [B], [B] -> []``; a chunk that ran over an episode's end is no sample."""
-    return jnp.mean(valid * jnp.square(values - target))
+    return jnp.mean(valid[None] * jnp.square(values - target[None]))
 
 
 def polyak(new: Params, old: Params, rate: float) -> Params:

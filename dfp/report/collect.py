@@ -45,12 +45,7 @@ METRIC_TYPES = {
     "wall_s": "float64",
     "env_steps": "int64",
 }
-TIDY_TYPES = {
-    "task": "str",
-    "method": "str",
-    "seed": "int64",
-    "run": "str",
-} | METRIC_TYPES
+TIDY_TYPES = {"task": "str", "method": "str", "seed": "int64", "run": "str"} | METRIC_TYPES
 
 
 def read_runs(results_dir: Path) -> pd.DataFrame:
@@ -63,16 +58,12 @@ def read_runs(results_dir: Path) -> pd.DataFrame:
     strings = _read_strings(path)
     absent = [name for name in RUN_TYPES if name not in strings]
     if absent:
-        raise ConfigError(
-            f"{path}: column '{absent[0]}' is missing; needed: {', '.join(RUN_TYPES)}"
-        )
+        raise ConfigError(f"{path}: column '{absent[0]}' is missing; needed: {', '.join(RUN_TYPES)}")
     runs = _typed(strings.reindex(columns=list(RUN_TYPES)), RUN_TYPES, path)
     twice = runs[runs.duplicated(["experiment", "task", "method", "seed"])]
     if len(twice):
         row = twice.iloc[0]
-        raise ConfigError(
-            f"{path}: {row.experiment}, {row.task}, {row.method}, seed {row.seed} is listed twice"
-        )
+        raise ConfigError(f"{path}: {row.experiment}, {row.task}, {row.method}, seed {row.seed} is listed twice")
     return runs
 
 
@@ -81,9 +72,7 @@ def experiment_runs(results_dir: Path, experiment: str) -> pd.DataFrame:
     runs = read_runs(results_dir)
     if experiment not in set(runs.experiment):
         listed = ", ".join(runs.experiment.unique()) or "none"
-        raise ConfigError(
-            f"{results_dir / 'runs.csv'}: no experiment '{experiment}'; listed: {listed}"
-        )
+        raise ConfigError(f"{results_dir / 'runs.csv'}: no experiment '{experiment}'; listed: {listed}")
     return runs.loc[runs.experiment == experiment]
 
 
@@ -100,26 +89,19 @@ def evaluations(results_dir: Path, runs: pd.DataFrame, partial: bool) -> pd.Data
     nothing. Raises :class:`ConfigError` naming the file where a ``metrics.csv`` is missing (without ``partial``) or
     malformed (always).
     """
-    parts = []
-    for run in runs.drop_duplicates(["task", "method", "seed"]).to_dict("records"):
-        for metrics in _phases(results_dir, run, partial):
-            parts.append(
-                metrics.assign(
-                    **{name: run[name] for name in ("task", "method", "seed", "run")}
-                )
-            )
+    parts = [
+        metrics.assign(**{name: run[name] for name in ("task", "method", "seed", "run")})
+        for run in runs.drop_duplicates(["task", "method", "seed"]).to_dict("records")
+        for metrics in _phases(results_dir, run, partial)
+    ]
     if not parts:
-        return pd.DataFrame(
-            {name: pd.Series(dtype=kind) for name, kind in TIDY_TYPES.items()}
-        )
+        return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in TIDY_TYPES.items()})
     return pd.concat(parts, ignore_index=True).reindex(columns=list(TIDY_TYPES))
 
 
 def write_metrics(results_dir: Path, partial: bool = False) -> Path:
     """Write :func:`collect` to ``<results_dir>/metrics.csv`` and return its path."""
-    return write_atomic(
-        results_dir / "metrics.csv", collect(results_dir, partial).to_csv(index=False)
-    )
+    return write_atomic(results_dir / "metrics.csv", collect(results_dir, partial).to_csv(index=False))
 
 
 def write_atomic(path: Path, content: str | bytes) -> Path:
@@ -145,38 +127,26 @@ def _phases(results_dir: Path, run: dict, partial: bool) -> Iterator[pd.DataFram
             metrics = _checked(_read_strings(path), phase, before, last, path)
             # The file is written when a run has finished, so a missing last row means a damaged one.
             if metrics.empty or metrics.step.iloc[-1] != last:
-                raise ConfigError(
-                    f"{path}: no evaluation at step {last}, where the {phase} phase ends"
-                )
+                raise ConfigError(f"{path}: no evaluation at step {last}, where the {phase} phase ends")
             yield metrics
         elif progress.exists():
             yield _checked(_read_progress(progress), phase, before, last, progress)
 
 
-def _checked(
-    frame: pd.DataFrame, phase: str, before: int, last: int, path: Path
-) -> pd.DataFrame:
+def _checked(frame: pd.DataFrame, phase: str, before: int, last: int, path: Path) -> pd.DataFrame:
     """``frame`` as metrics of one phase, whose steps lie in (before, last]."""
     if list(frame.columns) != list(METRIC_TYPES):
-        raise ConfigError(
-            f"{path}: header is '{','.join(frame.columns)}', not '{','.join(METRIC_TYPES)}'"
-        )
+        raise ConfigError(f"{path}: header is '{','.join(frame.columns)}', not '{','.join(METRIC_TYPES)}'")
     metrics = _typed(frame, METRIC_TYPES, path)
     for name, valid, allowed in (
         ("phase", metrics.phase == phase, f"'{phase}'"),
         ("success_rate", metrics.success_rate.between(0.0, 1.0), "a number in [0, 1]"),
-        (
-            "step",
-            metrics.step.between(before + 1, last),
-            f"between {before + 1} and {last}",
-        ),
+        ("step", metrics.step.between(before + 1, last), f"between {before + 1} and {last}"),
         ("step", metrics.step.diff().fillna(1) > 0, "larger than the one before"),
     ):
         if not valid.all():
             row = int(valid.argmin())
-            raise ConfigError(
-                f"{path}: row {row + 1}: {name} is {metrics[name].iloc[row]}; allowed: {allowed}"
-            )
+            raise ConfigError(f"{path}: row {row + 1}: {name} is {metrics[name].iloc[row]}; allowed: {allowed}")
     return metrics
 
 
@@ -194,9 +164,7 @@ def _read_strings(path: Path) -> pd.DataFrame:
         raise ConfigError(f"{path}: not a CSV table with a header: {error}") from None
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
-            raise ConfigError(
-                f"{path}: row {number} has {len(row)} fields, the header {len(header)}"
-            )
+            raise ConfigError(f"{path}: row {number} has {len(row)} fields, the header {len(header)}")
     return pd.DataFrame(rows, columns=pd.Index(header), dtype="str")
 
 

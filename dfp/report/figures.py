@@ -26,11 +26,7 @@ from dfp.report.statistics import over_seeds, t_interval
 from dfp.spec import ConfigError
 
 # One font that matplotlib itself brings, so that machines agree; Type 42 keeps the PDF's text selectable.
-STYLE: dict[Any, Any] = sns.axes_style("ticks") | {
-    "font.family": "DejaVu Sans",
-    "pdf.fonttype": 42,
-    "axes.titlesize": 10,
-}
+STYLE: dict[Any, Any] = sns.axes_style("ticks") | {"font.family": "DejaVu Sans", "pdf.fonttype": 42}
 # A method has a dash and a marker besides its colour, so that the lines stay apart in grey.
 DASHES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
 MARKERS = "osD^vPX*"
@@ -44,9 +40,7 @@ def write_figure(number: int, results_dir: Path, partial: bool = False) -> list[
     :data:`FIGURES`, or as :func:`~dfp.report.collect.evaluations` does.
     """
     if number not in FIGURES:
-        raise ConfigError(
-            f"figure {number}: not one of the figures made here: {', '.join(map(str, FIGURES))}"
-        )
+        raise ConfigError(f"figure {number}: not one of the figures made here: {', '.join(map(str, FIGURES))}")
     frame, figure = FIGURES[number](results_dir, partial)
     # Left to itself, matplotlib notes its version and the moment.
     contents = {
@@ -54,10 +48,7 @@ def write_figure(number: int, results_dir: Path, partial: bool = False) -> list[
         "pdf": _rendered(figure, "pdf", {"CreationDate": None}),
         "csv": frame.to_csv(index=False, float_format="%.6g"),
     }
-    return [
-        write_atomic(results_dir / f"figure{number}.{kind}", content)
-        for kind, content in contents.items()
-    ]
+    return [write_atomic(results_dir / f"figure{number}.{kind}", content) for kind, content in contents.items()]
 
 
 def figure1(results_dir: Path, partial: bool) -> tuple[pd.DataFrame, Figure]:
@@ -78,27 +69,13 @@ def curves(tidy: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     t-interval (NaN for one seed), ``finished`` (seeds evaluated at the last step). A task and method without any
     evaluation keeps one row, with n = 0.
     """
-    cell = [
-        "task",
-        "task_title",
-        "method",
-        "label",
-        "color",
-        "offline_steps",
-        "online_steps",
-    ]
+    cell = ["task", "task_title", "method", "label", "color", "offline_steps", "online_steps"]
     cells = runs.groupby(cell, sort=False).agg(listed=("seed", "count")).reset_index()
-    points = (
-        t_interval(over_seeds(tidy, ["task", "method", "step"]))
-        .drop(columns="std")
-        .sort_values("step")
-    )
+    points = t_interval(over_seeds(tidy, ["task", "method", "step"])).drop(columns="std").sort_values("step")
     frame = cells.merge(points, on=["task", "method"], how="left")
     frame = frame.astype({"step": "Int64"}).assign(n=frame.n.fillna(0).astype(int))
     at_end = frame.n.where(frame.step == frame.offline_steps + frame.online_steps, 0)
-    return frame.assign(
-        finished=at_end.groupby([frame.task, frame.method]).transform("max")
-    )
+    return frame.assign(finished=at_end.groupby([frame.task, frame.method]).transform("max"))
 
 
 def draw(frame: pd.DataFrame) -> Figure:
@@ -108,25 +85,15 @@ def draw(frame: pd.DataFrame) -> Figure:
     columns = ceil(panels / rows)
     pens = _pens(frame)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(
-            figsize=(max(3.1 * columns, 5.6), 2.3 * rows + 1.3), layout="constrained"
-        )
+        figure = Figure(figsize=(max(3.1 * columns, 5.6), 2.3 * rows + 1.3), layout="constrained")
         grid = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
         for axes in grid[panels:]:
             axes.remove()
-        for axes, (_, panel) in zip(
-            grid, frame.groupby("task", sort=False), strict=False
-        ):
+        for axes, (_, panel) in zip(grid, frame.groupby("task", sort=False), strict=False):
             _panel(axes, panel, pens)
-        figure.supxlabel(
-            "Training steps (offline gradient steps, then online environment steps)",
-            fontsize=9,
-        )
+        figure.supxlabel("Training steps (offline gradient steps, then online environment steps)", fontsize=9)
         figure.supylabel("Success rate (%)", fontsize=9)
-        phases = [
-            Patch(facecolor=OFFLINE, label="offline phase"),
-            Patch(fc="w", ec="0.7", label="online phase"),
-        ]
+        phases = [Patch(facecolor=OFFLINE, label="offline phase"), Patch(fc="w", ec="0.7", label="online phase")]
         figure.legend(
             handles=[*(Line2D([], [], **pen) for pen in pens.values()), *phases],
             loc="outside upper center",
@@ -141,15 +108,10 @@ def draw(frame: pd.DataFrame) -> Figure:
 
 def note(frame: pd.DataFrame) -> str:
     """What a line and its band are, with the number of seeds."""
-    seeds = "1 seed" if frame.listed.max() == 1 else f"{frame.listed.max()} seeds"
     progress = "" if _finished(frame) else f" ({_progress(frame)})"
     if frame.n.max() <= 1:
-        return (
-            f"{seeds} per line{progress}, hence no interval"
-            if seeds == "1 seed"
-            else f"{seeds}{progress}; no interval"
-        )
-    return f"Mean over {seeds}{progress}; band: 95 % t-interval"
+        return f"One seed per line{progress}, hence no interval"
+    return f"Mean over {frame.listed.max()} seeds{progress}; band: 95 % t-interval"
 
 
 def _finished(frame: pd.DataFrame) -> bool:
@@ -173,9 +135,7 @@ def _pens(frame: pd.DataFrame) -> dict[str, dict[str, Any]]:
             "markersize": 3.5,
             "linewidth": 1.4,
         }
-        for row, place in zip(
-            methods.to_dict("records"), reversed(range(len(methods))), strict=True
-        )
+        for row, place in zip(methods.to_dict("records"), reversed(range(len(methods))), strict=True)
     }
 
 
@@ -185,34 +145,11 @@ def _panel(axes: Axes, panel: pd.DataFrame, pens: dict[str, dict[str, Any]]) -> 
     for method, line in panel[panel.n > 0].groupby("method", sort=False):
         pen = pens[str(method)]
         steps = line.step.astype(float)
-        axes.fill_between(
-            steps,
-            100 * line.low,
-            100 * line.high,
-            color=pen["color"],
-            alpha=0.2,
-            linewidth=0,
-        )
-        axes.plot(
-            steps,
-            100 * line["mean"],
-            markevery=ceil(len(line) / 20),
-            clip_on=False,
-            **pen,
-        )
+        axes.fill_between(steps, 100 * line.low, 100 * line.high, color=pen["color"], alpha=0.2, linewidth=0)
+        axes.plot(steps, 100 * line["mean"], markevery=ceil(len(line) / 20), clip_on=False, **pen)
     if not panel.n.any():
-        axes.text(
-            0.5,
-            0.5,
-            "no evaluation yet",
-            transform=axes.transAxes,
-            ha="center",
-            color="0.4",
-            fontsize=9,
-        )
-    axes.set_title(
-        first.task_title + ("" if _finished(panel) else f" ({_progress(panel)})")
-    )
+        axes.text(0.5, 0.5, "no evaluation yet", transform=axes.transAxes, ha="center", color="0.4", fontsize=9)
+    axes.set_title(first.task_title + ("" if _finished(panel) else f" ({_progress(panel)})"), fontsize=10)
     axes.set_xlim(0, first.offline_steps + first.online_steps)
     axes.set_ylim(-3, 103)
     axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))

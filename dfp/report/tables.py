@@ -50,9 +50,7 @@ class Sheet:
     head: list[str]  # titles of the columns that describe a method
     methods: list[list[str]]  # [method, head]
     columns: list[tuple[str, str]]  # (group, column) of every task
-    blocks: list[
-        tuple[str, pd.DataFrame, pd.DataFrame]
-    ]  # title, text [method, task + 1], rank likewise
+    blocks: list[tuple[str, pd.DataFrame, pd.DataFrame]]  # title, text [method, task + 1], rank likewise
 
 
 def write_table(number: int, results_dir: Path, partial: bool = False) -> list[Path]:
@@ -63,19 +61,10 @@ def write_table(number: int, results_dir: Path, partial: bool = False) -> list[P
     :func:`~dfp.report.collect.evaluations` does.
     """
     if number not in TABLES:
-        raise ConfigError(
-            f"table {number}: not one of the tables made here: {', '.join(map(str, TABLES))}"
-        )
+        raise ConfigError(f"table {number}: not one of the tables made here: {', '.join(map(str, TABLES))}")
     table, sheet = TABLES[number](results_dir, partial)
-    contents = {
-        "csv": table.to_csv(index=False, float_format="%.6g"),
-        "md": markdown(sheet),
-        "tex": latex(sheet),
-    }
-    return [
-        write_atomic(results_dir / f"table{number}.{kind}", content)
-        for kind, content in contents.items()
-    ]
+    contents = {"csv": table.to_csv(index=False, float_format="%.6g"), "md": markdown(sheet), "tex": latex(sheet)}
+    return [write_atomic(results_dir / f"table{number}.{kind}", content) for kind, content in contents.items()]
 
 
 def table2(results_dir: Path, partial: bool) -> tuple[pd.DataFrame, Sheet]:
@@ -89,9 +78,7 @@ def table2(results_dir: Path, partial: bool) -> tuple[pd.DataFrame, Sheet]:
     last = last_evaluations(evaluations(results_dir, runs, partial), runs)
     ours = measured(last, runs)
     paper = reported(2, ours.mean)
-    rows = runs.drop_duplicates("method").reindex(
-        columns=["method", "label", "backbone", "top_k"]
-    )
+    rows = runs.drop_duplicates("method").reindex(columns=["method", "label", "backbone", "top_k"])
     tasks = runs.drop_duplicates("task")
     sheet = Sheet(
         number=2,
@@ -99,10 +86,7 @@ def table2(results_dir: Path, partial: bool) -> tuple[pd.DataFrame, Sheet]:
         head=["Method", "Backbone", "top-K"],
         methods=rows.drop(columns="method").to_numpy().tolist(),
         columns=list(zip(tasks.group, tasks.column, strict=True)),
-        blocks=[
-            block("Measured here", ours),
-            block(f"Reported in the paper, Table 2: {PAPER_PROTOCOL}", paper),
-        ],
+        blocks=[block("Measured here", ours), block(f"Reported in the paper, Table 2: {PAPER_PROTOCOL}", paper)],
     )
     return wide(rows, ours, paper), sheet
 
@@ -115,27 +99,15 @@ TABLES: dict[int, Callable[[Path, bool], tuple[pd.DataFrame, Sheet]]] = {2: tabl
 
 def last_evaluations(tidy: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """The rows of ``tidy`` at the end of the online phase: one per finished run."""
-    ends = runs.assign(step=runs.offline_steps + runs.online_steps)[
-        ["task", "method", "seed", "step"]
-    ]
-    return tidy[tidy.phase == "online"].merge(
-        ends, on=["task", "method", "seed", "step"]
-    )
+    ends = runs.assign(step=runs.offline_steps + runs.online_steps)[["task", "method", "seed", "step"]]
+    return tidy.merge(ends, on=["task", "method", "seed", "step"])
 
 
 def measured(last: pd.DataFrame, runs: pd.DataFrame) -> Grid:
     """Mean and sample standard deviation over seeds of every cell that ``runs`` lists."""
-    cells = (
-        runs.groupby(["method", "task"], sort=False)
-        .agg(listed=("seed", "count"))
-        .reset_index()
-    )
-    cells = cells.merge(
-        over_seeds(last, ["method", "task"]), on=["method", "task"], how="left"
-    )
-    return _grid(
-        cells.fillna({"n": 0}), list(runs.method.unique()), list(runs.task.unique())
-    )
+    cells = runs.groupby(["method", "task"], sort=False).agg(listed=("seed", "count")).reset_index()
+    cells = cells.merge(over_seeds(last, ["method", "task"]), on=["method", "task"], how="left")
+    return _grid(cells.fillna({"n": 0}), list(runs.method.unique()), list(runs.task.unique()))
 
 
 def reported(number: int, like: pd.DataFrame) -> Grid:
@@ -144,9 +116,7 @@ def reported(number: int, like: pd.DataFrame) -> Grid:
     ``config/paper/table<number>.csv`` holds the numbers as printed, in percent.
     """
     paper = pd.read_csv(CATALOGUE / "paper" / f"table{number}.csv")
-    cells = paper.assign(
-        mean=paper["mean"] / 100, std=paper["std"] / 100, n=1, listed=1
-    )
+    cells = paper.assign(mean=paper["mean"] / 100, std=paper["std"] / 100, n=1, listed=1)
     return _grid(cells, list(like.index), list(like.columns))
 
 
@@ -155,23 +125,16 @@ def wide(rows: pd.DataFrame, ours: Grid, paper: Grid) -> pd.DataFrame:
     parts = {}
     for task in ours.mean:
         values = (ours.mean, ours.std, ours.seeds, paper.mean, paper.std)
-        for name, value in zip(
-            ("mean", "std", "seeds", "paper_mean", "paper_std"), values, strict=True
-        ):
+        for name, value in zip(("mean", "std", "seeds", "paper_mean", "paper_std"), values, strict=True):
             parts[f"{task}_{name}"] = value[task]
     parts |= {"average": ours.average(), "average_paper": paper.average()}
-    parts |= {
-        "average_tasks": ours.complete().sum(),
-        "average_paper_tasks": paper.complete().sum(),
-    }
+    parts |= {"average_tasks": ours.complete().sum(), "average_paper_tasks": paper.complete().sum()}
     return rows.merge(pd.DataFrame(parts), left_on="method", right_index=True)
 
 
 def _grid(cells: pd.DataFrame, methods: list[str], tasks: list[str]) -> Grid:
     mean, std, seeds, listed = (
-        cells.pivot(index="method", columns="task", values=name).reindex(
-            index=methods, columns=tasks
-        )
+        cells.pivot(index="method", columns="task", values=name).reindex(index=methods, columns=tasks)
         for name in ("mean", "std", "n", "listed")
     )
     return Grid(mean, std, seeds.fillna(0).astype(int), listed.fillna(0).astype(int))
@@ -188,54 +151,28 @@ def block(title: str, grid: Grid) -> tuple[str, pd.DataFrame, pd.DataFrame]:
     """
     complete = grid.complete()
     text = pd.DataFrame(
-        {
-            task: [_cell(grid, method, task) for method in grid.mean.index]
-            for task in grid.mean
-        },
-        index=grid.mean.index,
+        {task: [_cell(grid, method, task) for method in grid.mean.index] for task in grid.mean}, index=grid.mean.index
     )
     short = "" if complete.all() else f" ({complete.sum()} of {complete.size} tasks)"
-    text["average"] = [
-        NOTHING if np.isnan(rate) else f"{100 * rate:.1f}{short}"
-        for rate in grid.average()
-    ]
-    printed = (
-        grid.mean.loc[:, complete]
-        .assign(average=grid.average())
-        .map(lambda rate: round(100 * rate, 1))
-    )
+    text["average"] = [NOTHING if np.isnan(rate) else f"{100 * rate:.1f}{short}" for rate in grid.average()]
+    printed = grid.mean.loc[:, complete].assign(average=grid.average()).map(lambda rate: round(100 * rate, 1))
     return title, text, dense_rank(printed).reindex(columns=text.columns)
 
 
 def markdown(sheet: Sheet) -> str:
     """The sheet as Markdown: one table per block, the best of a column bold, the second underlined."""
     lines = [f"**Table {sheet.number}.** {sheet.caption}"]
-    header = [
-        *sheet.head,
-        *(f"{group}<br>{column}" for group, column in sheet.columns),
-        "Avg.",
-    ]
+    header = [*sheet.head, *(f"{group}<br>{column}" for group, column in sheet.columns), "Avg."]
     for title, text, rank in sheet.blocks:
         lines += ["", f"**{title}**", ""]
-        lines += [
-            _pipes(header),
-            _pipes(
-                [":--"] * len(sheet.head) + ["--:"] * (len(header) - len(sheet.head))
-            ),
-        ]
-        lines += [
-            _pipes(row)
-            for row in _rows(sheet, text, rank, ("**{}**", "<u>{}</u>"), str)
-        ]
+        lines += [_pipes(header), _pipes([":--"] * len(sheet.head) + ["--:"] * (len(header) - len(sheet.head)))]
+        lines += [_pipes(row) for row in _rows(sheet, text, rank, ("**{}**", "<u>{}</u>"), str)]
     return "\n".join(lines) + "\n"
 
 
 def latex(sheet: Sheet) -> str:
     r"""The sheet as a tabular to ``\input``; it needs the package ``booktabs`` and nothing else."""
-    groups = [
-        (name, len(list(members)))
-        for name, members in groupby(group for group, _ in sheet.columns)
-    ]
+    groups = [(name, len(list(members))) for name, members in groupby(group for group, _ in sheet.columns)]
     first = len(sheet.head) + 1
     spans, rules = [], []
     for name, size in groups:
@@ -253,13 +190,8 @@ def latex(sheet: Sheet) -> str:
         " & ".join(map(_escape, header)) + r" \\",
     ]
     for title, text, rank in sheet.blocks:
-        lines += [
-            r"\midrule",
-            rf"\multicolumn{{{len(header)}}}{{l}}{{\emph{{{_escape(title)}}}}} \\",
-        ]
-        rows = _rows(
-            sheet, text, rank, (r"\textbf{{{}}}", r"\underline{{{}}}"), _escape
-        )
+        lines += [r"\midrule", rf"\multicolumn{{{len(header)}}}{{l}}{{\emph{{{_escape(title)}}}}} \\"]
+        rows = _rows(sheet, text, rank, (r"\textbf{{{}}}", r"\underline{{{}}}"), _escape)
         lines += [" & ".join(row) + r" \\" for row in rows]
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}"]) + "\n"
 
@@ -267,12 +199,12 @@ def latex(sheet: Sheet) -> str:
 def _protocol(last: pd.DataFrame, runs: pd.DataFrame, ours: Grid) -> str:
     """What the numbers are, in a few sentences; those about gaps only where there are gaps."""
     seeds = _counts(ours.listed.to_numpy().ravel())
-    episodes = _counts(last.episodes)
+    episodes = f" ({_counts(last.episodes)} episodes)" if len(last) else ""
     sentences = [
         f"Success rate (%) after {_counts(runs.offline_steps)} offline and {_counts(runs.online_steps)} online steps.",
-        f"Last evaluation ({episodes} episodes), mean ± sample standard deviation over {seeds} seeds."
+        f"Last evaluation{episodes}, mean ± sample standard deviation over {seeds} seeds."
         if seeds != "1"
-        else f"Last evaluation ({episodes} episodes) of one seed, hence no deviation.",
+        else f"Last evaluation{episodes} of one seed, hence no deviation.",
         "Best per column in bold, second-best underlined; ties share a mark.",
     ]
     if not ours.complete().all():
@@ -284,42 +216,28 @@ def _protocol(last: pd.DataFrame, runs: pd.DataFrame, ours: Grid) -> str:
 
 
 def _counts(values: Iterable[int]) -> str:
-    return " or ".join(f"{value:,}" for value in sorted(set(values))) or "no"
+    return " or ".join(f"{value:,}" for value in sorted(set(values)))
 
 
 def _cell(grid: Grid, method: str, task: str) -> str:
     seeds, listed = grid.seeds.at[method, task], grid.listed.at[method, task]
     if seeds == 0:
         return NOTHING
-    spread = (
-        ""
-        if np.isnan(grid.std.at[method, task])
-        else f" ± {100 * grid.std.at[method, task]:.0f}"
-    )
+    spread = "" if np.isnan(grid.std.at[method, task]) else f" ± {100 * grid.std.at[method, task]:.0f}"
     missing = "" if seeds == listed else f" (n={seeds}/{listed})"
     return f"{100 * grid.mean.at[method, task]:.1f}{spread}{missing}"
 
 
 def _rows(
-    sheet: Sheet,
-    text: pd.DataFrame,
-    rank: pd.DataFrame,
-    marks: tuple[str, str],
-    escape: Callable[[str], str],
+    sheet: Sheet, text: pd.DataFrame, rank: pd.DataFrame, marks: tuple[str, str], escape: Callable[[str], str]
 ) -> list[list[str]]:
     """Rows of a block with their marks: ``marks`` wraps the best and the second-best."""
     wrap = {1.0: marks[0], 2.0: marks[1]}
     cells = [
-        [
-            wrap.get(place, "{}").format(escape(value))
-            for value, place in zip(values, places, strict=True)
-        ]
+        [wrap.get(place, "{}").format(escape(value)) for value, place in zip(values, places, strict=True)]
         for values, places in zip(text.to_numpy(), rank.to_numpy(), strict=True)
     ]
-    return [
-        [*map(escape, method), *row]
-        for method, row in zip(sheet.methods, cells, strict=True)
-    ]
+    return [[*map(escape, method), *row] for method, row in zip(sheet.methods, cells, strict=True)]
 
 
 def _pipes(fields: list[str]) -> str:

@@ -37,6 +37,10 @@ class Environment(Protocol):
         """Act once. ``action`` is [A] with entries in [-1, 1]."""
         ...
 
+    def sibling(self) -> Environment:
+        """Another environment of the same task, for use in the same thread: it shares what never changes."""
+        ...
+
     def close(self) -> None:
         """Free the simulator. The environment cannot be used afterwards."""
         ...

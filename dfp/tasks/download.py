@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import requests
+from ogbench.utils import DATASET_URL
 
 from dfp.spec import TaskSpec
 from dfp.tasks.dataset import (
@@ -19,7 +20,7 @@ from dfp.tasks.dataset import (
     how_to_prepare,
     move_into_place,
 )
-from dfp.tasks.ogbench import DATASET_URL, installed_versions
+from dfp.tasks.ogbench import installed_versions
 
 MIRROR = "DFP_OGBENCH_URL"  # environment variable; its value stands for DATASET_URL
 ATTEMPTS = 5  # in a row without a new byte
@@ -39,11 +40,10 @@ def download(task: TaskSpec, folder: Path, report: Callable[[str], None]) -> Man
     """
     base = os.environ.get(MIRROR, DATASET_URL).rstrip("/")
     origin = f"{base}/{task.dataset}" if task.shards > 1 else base
-    files = []
     with requests.Session() as session:
         session.headers["Accept-Encoding"] = "identity"  # sizes and ranges are those of the file itself
-        for name in file_names(task.dataset, task.shards):
-            files.append(_obtain(session, f"{origin}/{name}", folder / name, task, report))
+        names = file_names(task.dataset, task.shards)
+        files = tuple(_obtain(session, f"{origin}/{name}", folder / name, task, report) for name in names)
     rows = sum(file.rows for file in files)
     if rows != task.rows:
         raise DataError(f"{folder}: {rows} transitions, but task '{task.key}' says that {task.rows} were published")
@@ -52,7 +52,7 @@ def download(task: TaskSpec, folder: Path, report: Callable[[str], None]) -> Man
         source="download",
         url=f"{origin}/" if task.shards > 1 else f"{origin}/{files[0].name}",
         rows=rows,
-        files=tuple(files),
+        files=files,
         versions=installed_versions(),
     )
 
@@ -78,10 +78,10 @@ def _fetch(session: requests.Session, url: str, part: Path, task: TaskSpec, repo
             vain = 1 if _size(part) > before else vain + 1
             if vain == ATTEMPTS:
                 raise DataError(
-                    f"{url}: cannot be fetched ({type(error).__name__}); {_size(part)} bytes are kept. Compute nodes "
+                    f"{url}: cannot be fetched ({error}); {_size(part)} bytes are kept. Compute nodes "
                     f"often have no internet: on a login node, {how_to_prepare(task)}"
                 ) from None
-            report(f"{url}: {type(error).__name__}, trying again")
+            report(f"{url}: {error}; trying again")
             time.sleep(FIRST_PAUSE * 2 ** (vain - 1))
         except requests.RequestException as error:
             raise DataError(f"{url}: cannot be fetched ({error}); a mirror is named by {MIRROR}") from None
@@ -93,21 +93,20 @@ def _transfer(session: requests.Session, url: str, part: Path, report: Callable[
     headers = {"Range": f"bytes={done}-"} if done else {}
     with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         total = _total_size(response)
-        if response.status_code == requests.codes.requested_range_not_satisfiable and done == total:
-            return  # stopped last time between the last byte and the new name
         if response.status_code == requests.codes.not_found:
             raise DataError(f"{url}: no such file on the server (404); a mirror is named by {MIRROR}")
         if response.status_code >= 500:
             raise requests.ConnectionError(f"status {response.status_code}")
-        response.raise_for_status()
-        if response.status_code != requests.codes.partial_content:
-            done = 0
-        with part.open("ab" if done else "wb") as stream:
-            for chunk in response.iter_content(CHUNK):
-                stream.write(chunk)
-                if total and (done + len(chunk)) * 10 // total > done * 10 // total:
-                    report(f"{url}: {(done + len(chunk)) * 100 // total} % of {total / 1e6:.1f} MB")
-                done += len(chunk)
+        # A range that begins at the end: the last call stopped between the last byte and the new name.
+        if response.status_code != requests.codes.requested_range_not_satisfiable:
+            response.raise_for_status()
+            if response.status_code != requests.codes.partial_content:
+                done = 0
+            with part.open("ab" if done else "wb") as stream:
+                for chunk in response.iter_content(CHUNK):
+                    done += stream.write(chunk)
+                    if total and done * 10 // total > (done - len(chunk)) * 10 // total:
+                        report(f"{url}: {done * 100 // total} % of {total / 1e6:.1f} MB")
     if total is not None and done != total:
         raise DataError(f"{part}: {done} bytes, but {url} has {total}; delete it and try again")
 

@@ -9,6 +9,7 @@ processes, of episodes or of interruptions.
 from __future__ import annotations
 
 import functools
+import itertools
 import multiprocessing
 import os
 import shutil
@@ -16,7 +17,7 @@ import signal
 import threading
 import zipfile
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,28 +64,20 @@ def generate(
     """
     require_simulator()
     lookup(EXPERTS, task.dataset, "dataset to generate", f"task '{task.key}'")
-    assert data.episodes is not None and data.seed is not None  # DataSpec promises it for source 'generate'
+    assert data.episodes is not None  # DataSpec promises both for source 'generate'
+    assert data.seed is not None
+    batches = list(itertools.batched(range(data.episodes), EPISODES_PER_FILE))
+    names = file_names(task.dataset, len(batches))
+    record = functools.partial(_record_part, task.dataset, data.seed, steps)
     parts = folder / "parts"
     parts.mkdir(exist_ok=True)
-    record = functools.partial(_record_part, task.dataset, data.seed, steps)
-    names = file_names(task.dataset, -(-data.episodes // EPISODES_PER_FILE))
     # A fresh interpreter per process: a fork would copy the caller's threads and device handles in mid-air.
     spawn = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(min(processes, data.episodes), spawn, _obey_parent) as pool:
-            for index, name in enumerate(names):
-                if (folder / name).exists():
-                    continue
-                first = index * EPISODES_PER_FILE
-                wanted = [_part(parts, k) for k in range(first, min(first + EPISODES_PER_FILE, data.episodes))]
-                missing = [part for part in wanted if not part.exists()]
-                done = first + len(wanted) - len(missing)
-                for done, _ in enumerate(pool.map(record, missing), done + 1):
-                    if done * 10 // data.episodes > (done - 1) * 10 // data.episodes:
-                        report(f"{folder.name}: {done} of {data.episodes} episodes")
-                _join(wanted, folder / name)
-                for part in wanted:
-                    part.unlink()
+            for name, episodes in zip(names, batches, strict=True):
+                if not (folder / name).exists():
+                    _record_file(folder / name, [_part(parts, k) for k in episodes], record, pool, report)
     except BrokenProcessPool:
         raise DataError(
             f"{folder}: a recording process died (out of memory?); finished episodes are kept, run it again"
@@ -116,7 +109,7 @@ def record_episode(dataset: str, seed: int, episode: int, steps: int) -> dict[st
     simulator = _simulator(expert.environment, steps)
     inner: Any = simulator.unwrapped
     stream = np.random.default_rng((seed, episode))
-    np.random.seed(stream.integers(2**32))
+    np.random.seed(stream.integers(2**32))  # noqa: NPY002
     stacking = stream.uniform(*expert.stacking)
     planners = {
         kind: planner(env=simulator, noise=NOISE, noise_smoothing=NOISE_SMOOTHING)
@@ -135,7 +128,7 @@ def record_episode(dataset: str, seed: int, episode: int, steps: int) -> dict[st
             column.append(value)
         observation = following
         if planner.done:
-            plans += 1, info["success"]
+            plans += (1, info["success"])
             planner = _plan(planners, *inner.set_new_target(p_stack=stacking))
     types = {"terminals": np.bool_}
     return {name: np.array(column, types.get(name, np.float32)) for name, column in columns.items()} | {"plans": plans}
@@ -167,6 +160,19 @@ def _end_after(process: Any) -> None:
     os._exit(1)
 
 
+def _record_file(
+    file: Path, parts: list[Path], record: Callable[[Path], None], pool: Executor, report: Callable[[str], None]
+) -> None:
+    """Record the episodes that are missing among ``parts``, and make one file of all."""
+    missing = [part for part in parts if not part.exists()]
+    for done, _ in enumerate(pool.map(record, missing), len(parts) - len(missing) + 1):
+        if done * 10 // len(parts) > (done - 1) * 10 // len(parts):
+            report(f"{file}: {done} of {len(parts)} episodes")
+    _join(parts, file)
+    for part in parts:
+        part.unlink()
+
+
 def _part(parts: Path, episode: int) -> Path:
     return parts / f"{episode:06d}.npz"
 
@@ -174,7 +180,7 @@ def _part(parts: Path, episode: int) -> Path:
 def _record_part(dataset: str, seed: int, steps: int, part: Path) -> None:
     columns = record_episode(dataset, seed, int(part.stem), steps)
     with replacing(part) as temporary, temporary.open("wb") as stream:
-        np.savez(stream, **columns)
+        np.savez(stream, allow_pickle=False, **columns)
 
 
 def _join(parts: list[Path], file: Path) -> None:

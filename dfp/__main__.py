@@ -56,9 +56,9 @@ SpecOption = Annotated[str | None, typer.Option("--spec", help="The run as canon
 TaskOption = Annotated[str | None, typer.Option("--task", help="Task key.")]
 MethodOption = Annotated[str | None, typer.Option("--method", help="Method key, from config/methods.yaml.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed.")]
-ConfigOrNone = Annotated[Path | None, typer.Option("--config", help="Configuration file, with --task, --method, --seed.")]
-RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Folder of the run; default: its place in the results.")]
-DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Folder of the datasets; default: the configuration's.")]
+ConfigOrNone = Annotated[Path | None, typer.Option("--config", help="Configuration, with --task, --method, --seed.")]
+RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Default: the run's place in the results.")]
+DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Default: the configuration's.")]
 CheckpointOption = Annotated[float, typer.Option("--checkpoint-minutes", min=0.0, help="Minutes between checkpoints.")]
 TimeLimitOption = Annotated[
     float | None, typer.Option("--time-limit", min=0.0, help="Minutes after which to save and exit with code 75.")
@@ -105,7 +105,7 @@ def _run(
     spec: str | None, task: str | None, method: str | None, seed: int | None, config: Path | None,
     run_dir: Path | None, pretrained: Path | None, data_dir: Path | None, stage: str,
 ) -> tuple[RunSpec, Path, Path, Path]:  # fmt: skip
-    """The run, its folder, the folder it starts from and the data folder: from a spec, or from a cell of a configuration."""
+    """The run, its folder, the folder it starts from and the data's: from a spec, or from a configuration's cell."""
     from dfp.experiments import pretrained_folder, run_folder
     from dfp.spec import finetune_spec, lookup, parse_spec
 
@@ -121,7 +121,8 @@ def _run(
     settings, catalogue = load_config(config or DEFAULT_CONFIG), load_catalogue()
     run = finetune_spec(settings, catalogue, task, method, seed)
     results = Path(settings.results_dir)
-    start = results / pretrained_folder(task, lookup(catalogue.methods, method, "method", "methods.yaml").backbone, seed)
+    backbone = lookup(catalogue.methods, method, "method", "methods.yaml").backbone
+    start = results / pretrained_folder(task, backbone, seed)
     default = start if stage == "pretrain" else results / run_folder(task, method, seed)
     run = run.pretraining() if stage == "pretrain" else run
     return run, run_dir or default, pretrained or start, data_dir or Path(settings.data_dir)
@@ -152,13 +153,13 @@ def runs(
     results_dir: Annotated[Path | None, typer.Option("--results-dir", help="Default: the configuration's.")] = None,
 ) -> None:
     """Write the run table: every run that the configuration's tables and figures need."""
-    from dfp.checkpoint import write_atomically
     from dfp.experiments import plan, run_table
+    from dfp.files import write_atomically
 
     settings, catalogue = load_config(config), load_catalogue()
     folder = results_dir or Path(settings.results_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / "runs.csv", run_table(plan(settings, catalogue), catalogue).encode())
+    write_atomically(folder / "runs.csv", run_table(plan(settings, catalogue), catalogue))
     typer.echo(folder / "runs.csv")
 
 

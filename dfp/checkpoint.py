@@ -6,7 +6,6 @@ pickled. A truncated, damaged or foreign file is refused by name and the other o
 
 import io
 import json
-import os
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,13 @@ from typing import Any
 import jax
 import numpy as np
 
+from dfp.files import write_atomically
+
 ROTATION = ("checkpoint-0.npz", "checkpoint-1.npz")
 
 
 class CheckpointError(Exception):
     """A checkpoint that cannot be used, named, with the reason, in one line."""
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Put ``content`` under ``path``, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def save(path: Path, state: Any, digest: str, progress: dict[str, Any]) -> None:

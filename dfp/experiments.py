@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from dfp.spec import Catalogue, Config, ConfigError, RunSpec, finetune_spec
 
-RUN_TABLE_COLUMNS = (
+RUN_TABLE_COLUMNS: tuple[str, ...] = (
     "experiment", "title", "task", "group", "column", "task_title", "method", "label", "backbone", "top_k", "color",
     "seed", "run", "pretrained", "offline_steps", "online_steps",
 )  # fmt: skip

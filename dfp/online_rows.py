@@ -57,7 +57,10 @@ class OnlineRows:
         self.episodes = int(np.sum(self.read()["final"] >= 0))
 
     def read(self) -> dict[str, np.ndarray]:
-        """Columns of the transitions in the file, and ``final_observation`` ``[F, S]``; ``final`` points into it or is -1."""
+        """Columns of the transitions in the file, and ``final_observation`` ``[F, S]``.
+
+        ``final`` points into the latter where an episode ended, else it is -1.
+        """
         records = np.zeros((0, self._width), np.float32)
         if self._records:
             records = np.fromfile(self._path, np.float32).reshape(-1, self._width)

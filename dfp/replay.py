@@ -111,7 +111,8 @@ def append(buffer: Buffer, rows: Rows, end: Array, count: Array) -> Buffer:
     final = jnp.where(present & (rows.final >= 0), rows.final, finals)
     return Buffer(
         # The next observation first: where the next row is among `rows`, it writes the same values again.
-        observation=buffer.observation.at[after].set(rows.next_observation, mode="drop")
+        observation=buffer.observation.at[after]
+        .set(rows.next_observation, mode="drop")
         .at[place]
         .set(rows.observation, mode="drop"),
         action=buffer.action.at[place].set(rows.action, mode="drop"),

@@ -1,8 +1,8 @@
 """Acting in the environment, and evaluation over worker processes.
 
 A policy acts in chunks: ``H`` actions open loop, then the next chunk. Evaluation runs a fixed number of episodes
-side by side ("slots"); every round is one batched policy call and one chunk in every slot, spread over worker processes.
-The slots, not the workers, decide the batch, so that the result does not depend on the number of cores.
+side by side ("slots"); every round is one batched policy call and one chunk in every slot, spread over worker
+processes. The slots, not the workers, decide the batch: the result does not depend on the number of cores.
 
 This module loads no JAX: the workers are spawned from it and stay small.
 """
@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -76,7 +77,7 @@ class Evaluator:
         self.observation_size = task.observation_size
         count = min(workers or len(os.sched_getaffinity(0)), self.slots)
         context = multiprocessing.get_context("spawn")
-        self._workers: list[tuple[multiprocessing.process.BaseProcess, Connection]] = []
+        self._workers: list[tuple[BaseProcess, Connection]] = []
         for _ in range(count):
             here, there = context.Pipe()
             process = context.Process(target=_serve, args=(task, there), daemon=True)
@@ -98,11 +99,8 @@ class Evaluator:
             if process.is_alive():
                 process.terminate()
 
-    def evaluate(self, policy: Policy, seeds: Sequence[int], tick: Callable[[int], None] = lambda _: None) -> Evaluation:
-        """Run one episode per seed, from reset to its end.
-
-        ``tick`` is called with the number of finished episodes after every round.
-        """
+    def evaluate(self, policy: Policy, seeds: Sequence[int]) -> Evaluation:
+        """Run one episode per seed, from reset to its end."""
         observation = np.zeros((self.slots, self.observation_size), np.float32)
         episode = np.full(self.slots, -1)  # the episode in each slot; -1: none, the row is padding
         chunk = np.zeros(self.slots, int)
@@ -130,7 +128,6 @@ class Evaluator:
                     successes[number] = result.success
                     episode[slot] = -1
                     finished += 1
-            tick(finished)
         return Evaluation(float(successes.mean()), len(seeds), float(returns.mean()), float(lengths.mean()))
 
     def _all(self, command: str, by_slot: dict) -> dict:

@@ -20,11 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dfp.checkpoint import write_atomically
+from dfp.files import write_atomically
 from dfp.rollout import Evaluation
 from dfp.spec import RunSpec
 
-METRICS_HEADER = (
+METRICS_HEADER: tuple[str, ...] = (
     "phase", "step", "success_rate", "episodes", "return_mean", "length_mean", "wall_s", "env_steps",
 )  # fmt: skip
 HEARTBEAT_S = 20.0
@@ -78,7 +78,7 @@ class Lease:
         here = owner.get("host") == socket.gethostname()
         if age < STALE_S and not (here and not _alive(owner["pid"])):
             who = f"process {owner.get('pid')} on {owner.get('host')}, job {owner.get('job')}"
-            raise RunFolderError(f"{self._path.parent}: in use by {who}; its lease is {age:.0f} s old ({self._path.name})")
+            raise RunFolderError(f"{self._path}: in use by {who}, seen {age:.0f} s ago")
         # By rename, so that of two processes that find the stale lease only one removes it.
         grave = self._path.with_name(f".lease.{os.getpid()}")
         try:
@@ -152,7 +152,7 @@ class RunFolder:
             "updated": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "metrics": self.rows,
         }
-        write_atomically(self.path / "progress.json", json.dumps(content, indent=1).encode())
+        write_atomically(self.path / "progress.json", json.dumps(content, indent=1))
 
     def finish(self, device: str) -> None:
         """Write the manifest, then the metrics that declare the run finished."""
@@ -167,12 +167,12 @@ class RunFolder:
             "attempts": self.attempts,
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        write_atomically(self.path / "manifest.json", (json.dumps(manifest, indent=1) + "\n").encode())
+        write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=1) + "\n")
         text = io.StringIO()
         writer = csv.DictWriter(text, METRICS_HEADER, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
-        write_atomically(self.path / "metrics.csv", text.getvalue().encode())
+        write_atomically(self.path / "metrics.csv", text.getvalue())
 
 
 def versions() -> dict[str, str]:

@@ -54,10 +54,12 @@ class TaskSpec(Closed):
     action_size: PositiveInt = Field(description="Width A of an action vector.")
     max_episode_steps: PositiveInt = Field(description="Episode cap, environment steps.")
     rows: PositiveInt = Field(description="Transitions of the published dataset.")
-    shards: PositiveInt = Field(1, description="Files the published dataset is split into.")
-    shard_interval: PositiveInt = Field(1000, description="Offline updates between two shards (one shard: unused).")
+    shards: PositiveInt = Field(default=1, description="Files the published dataset is split into.")
+    shard_interval: PositiveInt = Field(
+        default=1000, description="Offline updates between two shards (one shard: unused)."
+    )
     success_timing: Literal["pre", "post"] = Field(
-        "post",
+        default="post",
         description="Whether reward and success are judged before or after the action moves the world. "
         "OGBench 1.1 judged after, OGBench >= 1.2 registers its single tasks with `pre`; the paper ran 1.1.",
     )
@@ -69,9 +71,11 @@ class DataSpec(Closed):
     source: Literal["download", "generate"] = Field(
         description="`download`: the published files. `generate`: the simulator's own scripted experts, run here."
     )
-    episodes: PositiveInt | None = Field(None, description="`generate` only: episodes of 1,000 transitions to record.")
-    seed: NonNegativeInt | None = Field(None, description="`generate` only: seed of the recorded episodes.")
-    version: Literal[1] = Field(1, description="Raised by hand when the generator changes what it records.")
+    episodes: PositiveInt | None = Field(
+        default=None, description="`generate` only: episodes of 1,000 transitions to record."
+    )
+    seed: NonNegativeInt | None = Field(default=None, description="`generate` only: seed of the recorded episodes.")
+    version: Literal[1] = Field(default=1, description="Raised by hand when the generator changes what it records.")
 
     @model_validator(mode="after")
     def _generation_is_complete(self) -> Self:
@@ -124,7 +128,7 @@ class AgentConfig(Closed):
     """Settings of a method. Each agent's module defines its own ``Config``; this is what all of them have."""
 
     name: str = Field(description="The agent: a module of `dfp.agents`, or the import path of one elsewhere.")
-    version: int = Field(1, description="Raised by hand when the agent's mathematics changes.")
+    version: int = Field(default=1, description="Raised by hand when the agent's mathematics changes.")
 
     def offline_phase(self) -> Self:
         """These settings as far as the offline phase reads them. Equal results share one pretraining."""
@@ -170,7 +174,7 @@ class RunSpec(Closed):
     online: OnlineSpec | None
     evaluation: EvaluationSpec
     seed: NonNegativeInt
-    engine: Literal[1] = Field(1, description="Raised by hand when the training loop changes its results.")
+    engine: Literal[1] = Field(default=1, description="Raised by hand when the training loop changes its results.")
 
     @model_validator(mode="after")
     def _stage_has_its_parts(self) -> Self:
@@ -232,7 +236,7 @@ class ExperimentEntry(Closed):
     title: str
     kind: Literal["table", "figure"]
     methods: list[str]
-    tasks: list[str] = Field(["*"], description="Patterns over the configuration's tasks.")
+    tasks: list[str] = Field(default=["*"], description="Patterns over the configuration's tasks.")
 
 
 class Config(Closed):
@@ -401,7 +405,6 @@ def finetune_spec(config: Config, catalogue: Catalogue, task: str, method: str, 
         evaluation=config.evaluation,
         seed=seed,
     )
-
 
 
 def parse_spec(text: str) -> RunSpec:

@@ -260,7 +260,9 @@ class Session:
         return found
 
     def save_if_due(self, step: int, snapshot: Callable[[], tuple[AgentState, dict[str, Any]]]) -> None:
-        """A checkpoint of ``snapshot()`` (state, further progress) by the clock, and at the deadline, which ends the attempt."""
+        """A checkpoint of ``snapshot()``, the state and further progress: by the clock, and at the deadline, which
+        ends the attempt.
+        """
         late = self.options.deadline is not None and time.time() >= self.options.deadline
         if late or time.monotonic() - self._saved >= self.options.checkpoint_s:
             state, progress = snapshot()
@@ -367,7 +369,7 @@ def pretrain(spec: RunSpec, path: Path, options: Options) -> None:
             session.report(step, {name: float(value) / count for name, value in total.items()})
             if step % spec.evaluation.interval == 0 or step == steps:
                 session.evaluate(state, "offline", step, env_steps=0)
-            session.save_if_due(step, lambda: (state, {}))
+            session.save_if_due(step, functools.partial(tuple, (state, {})))
         session.finish(state)
 
 
@@ -376,7 +378,7 @@ def _until_next(step: int, every: int) -> int:
 
 
 class Shards:
-    """The dataset's files as buffers, one at a time, in the order of their names, from the first again after the last."""
+    """The dataset's files as buffers, one at a time, in the order of their names; after the last the first again."""
 
     def __init__(self, spec: RunSpec, data_dir: Path) -> None:
         self._spec, self._data_dir = spec, data_dir

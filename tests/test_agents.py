@@ -64,7 +64,7 @@ def test_per_step_is_row_major():
 
 
 class Linear(dfp.Agent):
-    """Known functions in place of networks: the policy returns its noise / 4, the critics value the sum of the action."""
+    """Known functions in place of networks: the policy returns its noise / 4, critics value the action's sum."""
 
     def generate(self, actor, observation, noise):
         return noise / 4.0 + 0.0 * observation[..., :1]

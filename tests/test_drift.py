@@ -97,7 +97,7 @@ def test_mean_shift_of_far_points_is_finite():
 
 
 def joint_by_hand(x: np.ndarray, y: np.ndarray, h: float) -> tuple[np.ndarray, float]:
-    """The steps of the released algorithm for ONE batch of scalars: samples [B, G], positives [B, K], in plain loops."""
+    """The steps of the released algorithm on scalars, in plain loops: samples [B, G], positives [B, K]."""
     targets = np.concatenate([x, y], axis=1)
     batch, generated = x.shape
     distance = np.abs(x[:, :, None] - targets[:, None, :])
@@ -181,9 +181,7 @@ def test_field_does_not_depend_on_the_origin(normalisation):
 def test_extra_negatives_push(normalisation):
     samples, positives = jnp.array([[[0.0], [0.1]]]), jnp.array([[[1.0]]])
     field = drifting_field(samples, positives, bandwidths=(1.0,), normalisation=normalisation)
-    extra = drifting_field(
-        samples, positives, jnp.array([[[-0.5]]]), bandwidths=(1.0,), normalisation=normalisation
-    )
+    extra = drifting_field(samples, positives, jnp.array([[[-0.5]]]), bandwidths=(1.0,), normalisation=normalisation)
     assert field.velocity.shape == extra.velocity.shape == (1, 2, 1)
     # In action coordinates the first sample, whose only neighbour was ahead of it, is now also pushed from behind.
     assert extra.velocity[0, 0, 0] * extra.scale > field.velocity[0, 0, 0] * field.scale

@@ -125,9 +125,7 @@ def test_rows_beyond_the_count_are_left_out():
 
 def test_a_restart_rebuilds_the_ring(tmp_path):
     """Appending row by row and rebuilding from the file give the same buffer, wrapped or not."""
-    task = load_catalogue().tasks["cube-single-task2"].spec.model_copy(
-        update={"observation_size": 1, "action_size": 1}
-    )
+    task = load_catalogue().tasks["cube-single-task2"].spec.model_copy(update={"observation_size": 1, "action_size": 1})
     file = OnlineRows(tmp_path / "rows.bin", task)
     file.truncate(0)
     physical, end, finals = 9, 5, 2

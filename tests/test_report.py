@@ -17,7 +17,8 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
 from scipy import stats
 
-from dfp.report.collect import METRIC_TYPES, collect, read_runs, write_atomic, write_metrics
+from dfp.files import write_atomically
+from dfp.report.collect import METRIC_TYPES, collect, read_runs, write_metrics
 from dfp.report.figures import curves, draw, note, write_figure
 from dfp.report.statistics import dense_rank, over_seeds, t_interval
 from dfp.report.tables import write_table
@@ -317,20 +318,20 @@ class TestRunTable:
 class TestAtomicWrite:
     def test_replaces_and_leaves_nothing_behind(self, tmp_path: Path):
         path = tmp_path / "table.md"
-        write_atomic(path, "old")
-        assert write_atomic(path, "new ±") == path
+        write_atomically(path, "old")
+        assert write_atomically(path, "new ±") == path
         assert path.read_text(encoding="utf-8") == "new ±"
         assert os.listdir(tmp_path) == ["table.md"]
 
     def test_failure_keeps_the_old_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        path = write_atomic(tmp_path / "table.md", "old")
+        path = write_atomically(tmp_path / "table.md", "old")
 
         def full(*_: object) -> None:
             raise OSError("disk full")
 
         monkeypatch.setattr(os, "replace", full)
         with pytest.raises(OSError, match="disk full"):
-            write_atomic(path, "new")
+            write_atomically(path, "new")
         assert path.read_text() == "old"
         assert os.listdir(tmp_path) == ["table.md"]
 

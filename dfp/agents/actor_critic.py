@@ -29,12 +29,16 @@ CPU_BLOCK = 64
 class TopKConfig(Closed):
     """Policy improvement by imitation of the best candidates of an EMA policy (Eqs. 15, 16; Algorithm 1)."""
 
-    weight: float = Field(0.5, ge=0.0, description="lambda, weight of the top-K term. Table 5: 0.5.")
-    candidates: Annotated[int, Field(gt=0)] = Field(16, description="N, candidates drawn per state. Table 5: 16.")
-    positives: Annotated[int, Field(gt=0)] = Field(
-        4, description="K, best candidates that become positives. Table 5: 4 on OGBench, 2 on Robomimic."
+    weight: float = Field(default=0.5, ge=0.0, description="lambda, weight of the top-K term. Table 5: 0.5.")
+    candidates: Annotated[int, Field(gt=0)] = Field(
+        default=16, description="N, candidates drawn per state. Table 5: 16."
     )
-    ema_rate: float = Field(1e-4, gt=0.0, le=1.0, description="tau_EMA of the policy that draws them. Table 5: 1e-4.")
+    positives: Annotated[int, Field(gt=0)] = Field(
+        default=4, description="K, best candidates that become positives. Table 5: 4 on OGBench, 2 on Robomimic."
+    )
+    ema_rate: float = Field(
+        default=1e-4, gt=0.0, le=1.0, description="tau_EMA of the policy that draws them. Table 5: 1e-4."
+    )
 
     def model_post_init(self, _: Any) -> None:
         if self.positives > self.candidates:
@@ -55,12 +59,12 @@ class AgentState(NamedTuple):
 
 
 def td_target(return_: Array, discount: Array, next_value: Array) -> Array:
-    """``y = sum_{j<H} gamma^j r_{t+j} + gamma^H mask Q'(s', a')`` (Eq. 1 over a chunk); ``discount = gamma^H mask``."""
+    """``y = sum_{j<H} gamma^j r_{t+j} + gamma^H mask Q'(s', a')``, Eq. 1 over a chunk; ``discount = gamma^H mask``."""
     return return_ + discount * next_value
 
 
 def td_loss(values: Array, target: Array, valid: Array) -> Array:
-    """``mean_{e,b} valid (Q_e - y)^2``: ``[E, B], [B], [B] -> []``; a chunk that ran over an episode's end is no sample."""
+    """``mean_{e,b} valid (Q_e - y)^2``: ``[E, B], [B], [B] -> []``; a chunk that ran past its episode is no sample."""
     return jnp.mean(valid[None] * jnp.square(values - target[None]))
 
 
@@ -156,9 +160,7 @@ class ActorCritic:
         """Eq. 15: the K best of N candidates of pi_old, ``[B, S] -> [B, K, D]``, in [-1, 1], best first."""
 
         def best(observation: Array, key: Array) -> Array:
-            actions, scores = self.scored_candidates(
-                state.anchor, state.critic, observation, key, top_k.candidates
-            )
+            actions, scores = self.scored_candidates(state.anchor, state.critic, observation, key, top_k.candidates)
             return actions[jax.lax.top_k(scores, top_k.positives)[1]]
 
         return in_blocks(best, observation, jax.random.split(key, observation.shape[0]))
@@ -222,7 +224,7 @@ class ActorCritic:
             actor_loss, actor_metrics = self.actor_loss(params["actor"], state, batch, actor_key)
             return critic_loss + actor_loss, {**critic_metrics, **actor_metrics}
 
-        params = {"actor": state.actor, "critic": state.critic}
+        params: Params = {"actor": state.actor, "critic": state.critic}
         gradients, metrics = jax.grad(loss, has_aux=True)(params)
         changes, optimiser = self.optimiser.update(gradients, state.optimiser)
         params = optax.apply_updates(params, changes)

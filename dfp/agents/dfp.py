@@ -26,19 +26,25 @@ class Config(AgentConfig):
     """Table 5, OGBench column; Robomimic's differences stand in ``config/methods.yaml``."""
 
     name: str = "dfp"
-    chunk: Positive = Field(5, description="H, actions per chunk. Table 5: 5.")
-    best_of: Positive = Field(16, description="N', candidates when acting and in the TD target. Table 5: 16 / 4.")
-    samples: Positive = Field(8, description="G (N_gen), generated samples per state. Table 5: 8.")
+    chunk: Positive = Field(default=5, description="H, actions per chunk. Table 5: 5.")
+    best_of: Positive = Field(
+        default=16, description="N', candidates when acting and in the TD target. Table 5: 16 / 4."
+    )
+    samples: Positive = Field(default=8, description="G (N_gen), generated samples per state. Table 5: 8.")
     bandwidths: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
-        (0.05,), min_length=1, description="h, kernel bandwidths. Table 5: {0.05} / {0.005, 0.05}; the release: 0.1."
+        default=(0.05,),
+        min_length=1,
+        description="h, kernel bandwidths. Table 5: {0.05} / {0.005, 0.05}; the release: 0.1.",
     )
     normalisation: Normalisation = Field(
-        "joint", description="`joint`, the released algorithm, or `mean_shift`, Eq. 3 to the letter (drift.py)."
+        default="joint", description="`joint`, the released algorithm, or `mean_shift`, Eq. 3 to the letter (drift.py)."
     )
     mask_invalid: bool = Field(
-        False, description="Leave steps after an episode's end out of the drift loss. The release does not."
+        default=False, description="Leave steps after an episode's end out of the drift loss. The release does not."
     )
-    top_k: TopKConfig | None = Field(TopKConfig(), description="Policy improvement online; null: DFP w/o top-K.")
+    top_k: TopKConfig | None = Field(
+        default=TopKConfig(), description="Policy improvement online; null: DFP w/o top-K."
+    )
 
     def offline_phase(self) -> Self:
         """The offline loss is ``L_BC`` alone, whatever K, N and lambda are."""

@@ -26,12 +26,14 @@ class Config(AgentConfig):
     """The settings of the authors' release for MVP."""
 
     name: str = "mvp"
-    chunk: Positive = Field(5, description="H, actions per chunk. Table 5: 5.")
-    best_of: Positive = Field(16, description="N, candidates when acting and in the TD target. Section A.2.")
-    ivc_weight: float = Field(1.0, ge=0.0, description="Weight of the instantaneous-velocity constraint. Release: 1.")
-    time_mean: float = Field(-0.4, description="Mean of the normal whose sigmoid draws times. MeanFlow: -0.4.")
-    time_std: float = Field(1.0, gt=0.0, description="Standard deviation of that normal. MeanFlow: 1.")
-    top_k: TopKConfig | None = Field(TopKConfig(), description="Policy improvement online; null: plain MVP.")
+    chunk: Positive = Field(default=5, description="H, actions per chunk. Table 5: 5.")
+    best_of: Positive = Field(default=16, description="N, candidates when acting and in the TD target. Section A.2.")
+    ivc_weight: float = Field(
+        default=1.0, ge=0.0, description="Weight of the instantaneous-velocity constraint. Release: 1."
+    )
+    time_mean: float = Field(default=-0.4, description="Mean of the normal whose sigmoid draws times. MeanFlow: -0.4.")
+    time_std: float = Field(default=1.0, gt=0.0, description="Standard deviation of that normal. MeanFlow: 1.")
+    top_k: TopKConfig | None = Field(default=TopKConfig(), description="Policy improvement online; null: plain MVP.")
 
     def offline_phase(self) -> Self:
         """The offline loss imitates the data alone, whatever K, N and the weight are."""
@@ -73,7 +75,7 @@ class Agent(ActorCritic):
     def imitation_loss(
         self, actor: Params, observation: Array, action: Array, valid: Array, key: Array
     ) -> tuple[Array, Metrics]:
-        """``L_MF + lambda_IVC L_IVC`` of ``[B, S]`` states and ``[B, D]`` actions; ``valid`` ``[B, H]`` weighs the steps."""
+        """``L_MF + lambda_IVC L_IVC`` of ``[B, S]`` states and ``[B, D]`` actions; ``valid`` ``[B, H]`` weighs steps."""
         noise_key, time_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, action.shape)
         r, t = self.sample_times(time_key, action.shape[0])

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 
+from dfp.files import write_atomically
 from dfp.spec import ConfigError
 
 RUN_TYPES = {
@@ -101,18 +101,7 @@ def evaluations(results_dir: Path, runs: pd.DataFrame, partial: bool) -> pd.Data
 
 def write_metrics(results_dir: Path, partial: bool = False) -> Path:
     """Write :func:`collect` to ``<results_dir>/metrics.csv`` and return its path."""
-    return write_atomic(results_dir / "metrics.csv", collect(results_dir, partial).to_csv(index=False))
-
-
-def write_atomic(path: Path, content: str | bytes) -> Path:
-    """Write a file so that a reader sees the old content or the new, never a part; text is UTF-8."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return write_atomically(results_dir / "metrics.csv", collect(results_dir, partial).to_csv(index=False))
 
 
 def _phases(results_dir: Path, run: dict, partial: bool) -> Iterator[pd.DataFrame]:

@@ -21,7 +21,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator, MultipleLocator
 
-from dfp.report.collect import evaluations, experiment_runs, write_atomic
+from dfp.files import write_atomically
+from dfp.report.collect import evaluations, experiment_runs
 from dfp.report.statistics import over_seeds, t_interval
 from dfp.spec import ConfigError
 
@@ -48,7 +49,7 @@ def write_figure(number: int, results_dir: Path, partial: bool = False) -> list[
         "pdf": _rendered(figure, "pdf", {"CreationDate": None}),
         "csv": frame.to_csv(index=False, float_format="%.6g"),
     }
-    return [write_atomic(results_dir / f"figure{number}.{kind}", content) for kind, content in contents.items()]
+    return [write_atomically(results_dir / f"figure{number}.{kind}", content) for kind, content in contents.items()]
 
 
 def figure1(results_dir: Path, partial: bool) -> tuple[pd.DataFrame, Figure]:

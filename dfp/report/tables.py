@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dfp.report.collect import evaluations, experiment_runs, write_atomic
+from dfp.files import write_atomically
+from dfp.report.collect import evaluations, experiment_runs
 from dfp.report.statistics import dense_rank, over_seeds
 from dfp.spec import CATALOGUE, ConfigError
 
@@ -64,7 +65,7 @@ def write_table(number: int, results_dir: Path, partial: bool = False) -> list[P
         raise ConfigError(f"table {number}: not one of the tables made here: {', '.join(map(str, TABLES))}")
     table, sheet = TABLES[number](results_dir, partial)
     contents = {"csv": table.to_csv(index=False, float_format="%.6g"), "md": markdown(sheet), "tex": latex(sheet)}
-    return [write_atomic(results_dir / f"table{number}.{kind}", content) for kind, content in contents.items()]
+    return [write_atomically(results_dir / f"table{number}.{kind}", content) for kind, content in contents.items()]
 
 
 def table2(results_dir: Path, partial: bool) -> tuple[pd.DataFrame, Sheet]:

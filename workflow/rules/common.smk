@@ -1,5 +1,6 @@
 # What the rules know of the runs. Everything here is computed from the configuration, once.
 import hashlib
+import sys
 from pathlib import Path
 
 from dfp.experiments import plan, run_table
@@ -7,6 +8,7 @@ from dfp.spec import ConfigError, canonical_json, load_catalogue, parse_config
 from dfp.tasks import manifest_path
 from snakemake.exceptions import WorkflowError
 
+PYTHON = sys.executable  # jobs run in this environment, activated or not
 SOURCE = ", ".join(map(str, workflow.configfiles)) or "config"
 
 try:

@@ -10,7 +10,7 @@ rule data:
         mem_mb=lambda wildcards, threads: 1000 + 500 * threads,
         runtime=24 * 60,
     shell:
-        "python -m dfp data {params.task:q}"
+        "{PYTHON:q} -m dfp data {params.task:q}"
         " --data {params.data:q}"
         " --data-dir {params.data_dir:q}"
         " --processes {threads}"

@@ -18,4 +18,4 @@ rule figure:
     params:
         results=RESULTS,
     shell:
-        "python -m dfp figure {wildcards.number} --results-dir {params.results:q}"
+        "{PYTHON:q} -m dfp figure {wildcards.number} --results-dir {params.results:q}"

@@ -14,7 +14,7 @@ rule runs:
         digest=run_table_digest(),
     shell:
         "printf %s {params.config:q} > {output.config:q}"
-        " && python -m dfp runs --config {output.config:q}"
+        " && {PYTHON:q} -m dfp runs --config {output.config:q}"
 
 
 rule collect:
@@ -26,7 +26,7 @@ rule collect:
     params:
         results=RESULTS,
     shell:
-        "python -m dfp collect --results-dir {params.results:q}"
+        "{PYTHON:q} -m dfp collect --results-dir {params.results:q}"
 
 
 rule table:
@@ -45,7 +45,7 @@ rule table:
     params:
         results=RESULTS,
     shell:
-        "python -m dfp table {wildcards.number} --results-dir {params.results:q}"
+        "{PYTHON:q} -m dfp table {wildcards.number} --results-dir {params.results:q}"
 
 
 rule report:
@@ -58,5 +58,5 @@ rule report:
         snakefile=workflow.main_snakefile,
     # The workflow's own report, by a second Snakemake that looks at the jobs of this one.
     shell:
-        "python -m snakemake --snakefile {params.snakefile:q} --configfile {input.config:q}"
+        "{PYTHON:q} -m snakemake --snakefile {params.snakefile:q} --configfile {input.config:q}"
         " --nolock --cores 1 --report {output:q} --quiet all -- tables_and_figures"

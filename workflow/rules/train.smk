@@ -19,7 +19,7 @@ rule pretrain:
         mem_mb=12000,
         runtime=24 * 60,
     shell:
-        "python -m dfp pretrain"
+        "{PYTHON:q} -m dfp pretrain"
         " --spec {params.spec:q}"
         " --run-dir {params.run_dir:q}"
         " --data-dir {params.data_dir:q}"
@@ -45,7 +45,7 @@ rule finetune:
         mem_mb=12000,
         runtime=48 * 60,
     shell:
-        "python -m dfp finetune"
+        "{PYTHON:q} -m dfp finetune"
         " --spec {params.spec:q}"
         " --run-dir {params.run_dir:q}"
         " --pretrained {params.pretrained:q}"

@@ -148,7 +148,11 @@ class Evaluator:
 
 
 def _serve(task: TaskSpec, pipe: Connection) -> None:
-    """A worker: environments by slot, made when first needed, all but the first as siblings of it."""
+    """A worker: environments by slot, all siblings of one that is made at once, while the policy still compiles."""
+    try:
+        first: Environment | Exception = make_environment(task)
+    except Exception as error:
+        first = error
     environments: dict[int, Environment] = {}
     while True:
         try:
@@ -156,11 +160,12 @@ def _serve(task: TaskSpec, pipe: Connection) -> None:
         except (EOFError, KeyboardInterrupt):
             return
         try:
+            if isinstance(first, Exception):
+                raise first
             answer = {}
             for slot, argument in share.items():
                 if slot not in environments:
-                    first = next(iter(environments.values()), None)
-                    environments[slot] = make_environment(task) if first is None else first.sibling()
+                    environments[slot] = first.sibling()
                 if command == "reset":
                     answer[slot] = environments[slot].reset(argument)
                 else:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
+import tempfile
 import time
 import zlib
 from collections.abc import Callable
@@ -235,7 +237,6 @@ class Session:
         self.checkpoints = Rotation(path, spec.digest())
         self.console = Console(path / "train.log", spec.stage, total)
         self.log = self.console.line
-        self._evaluator: Evaluator | None = None
         self._saved = time.monotonic()
 
     def __enter__(self) -> Session:
@@ -244,10 +245,14 @@ class Session:
         self._stack.enter_context(self.console)
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        if self._evaluator is not None:
-            self._evaluator.close()
-        self._stack.__exit__(*error)
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        """The evaluation workers; they load the simulator while the first updates compile."""
+        evaluator = Evaluator(self.spec.task, self.spec.evaluation.episodes, self.options.workers)
+        return self._stack.enter_context(evaluator)
 
     def restore(self, template: Any) -> tuple[Any, dict[str, Any]] | None:
         """The newest usable checkpoint of this very spec, if there is one."""
@@ -288,8 +293,6 @@ class Session:
 
     def evaluate(self, state: AgentState, phase: str, step: int, env_steps: int) -> None:
         """One evaluation, a row of the metrics. It shares no random stream with training."""
-        if self._evaluator is None:
-            self._evaluator = Evaluator(self.spec.task, self.spec.evaluation.episodes, self.options.workers)
         seed, episodes = self.spec.seed, self.spec.evaluation.episodes
         key = jax.random.fold_in(stream(seed, "evaluation"), step)
 
@@ -297,7 +300,7 @@ class Session:
             return np.asarray(act(self.agent, state, observation, episode, chunk, key))
 
         started = time.monotonic()
-        result = self._evaluator.evaluate(policy, [episode_seed(seed, "evaluation", step, e) for e in range(episodes)])
+        result = self.evaluator.evaluate(policy, [episode_seed(seed, "evaluation", step, e) for e in range(episodes)])
         self.folder.add_row(phase, step, result, env_steps)
         self.log(
             f"{phase} step {step}: success {result.success_rate:.1%} of {result.episodes} episodes, "
@@ -318,6 +321,27 @@ class Session:
         self.folder.write_progress(self.total, self.total, 0.0)
         self.checkpoints.remove()
         self.log(f"finished after {self.folder.wall_s:.0f} s")
+
+    def begin(self) -> bool:
+        """False where the run is finished already; else everything is ready for the first update."""
+        if self.folder.finished():
+            self.log(f"{self.folder.path}: already finished")
+            return False
+        refuse_slow_cpu(self.spec, self.options)
+        cache_compilations()
+        _ = self.evaluator
+        return True
+
+
+def cache_compilations() -> None:
+    """Keep compiled programs, so that a restart, or the next seed, does not compile again.
+
+    On the node's own disk: the programs belong to its processor, and no other user may write them.
+    """
+    folder = Path(tempfile.gettempdir()) / f"dfp-compiled-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid == os.getuid() and jax.config.jax_compilation_cache_dir is None:
+        jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def refuse_slow_cpu(spec: RunSpec, options: Options) -> None:
@@ -347,10 +371,8 @@ def pretrain(spec: RunSpec, path: Path, options: Options) -> None:
     """
     steps = spec.training.offline_steps
     with Session(spec, path, options, steps) as session:
-        if session.folder.finished():
-            session.log(f"{path}: already finished")
+        if not session.begin():
             return
-        refuse_slow_cpu(spec, options)
         state, step = jax.jit(session.agent.init)(stream(spec.seed, "init")), 0
         if (found := session.restore(state)) is not None:
             state, step = found[0], found[1]["step"]
@@ -369,8 +391,12 @@ def pretrain(spec: RunSpec, path: Path, options: Options) -> None:
             session.report(step, {name: float(value) / count for name, value in total.items()})
             if step % spec.evaluation.interval == 0 or step == steps:
                 session.evaluate(state, "offline", step, env_steps=0)
-            session.save_if_due(step, functools.partial(tuple, (state, {})))
+            session.save_if_due(step, functools.partial(_only, state))
         session.finish(state)
+
+
+def _only(state: AgentState) -> tuple[AgentState, dict[str, Any]]:
+    return state, {}
 
 
 def _until_next(step: int, every: int) -> int:
@@ -419,10 +445,8 @@ def finetune(spec: RunSpec, path: Path, pretrained: Path, options: Options) -> N
     """
     assert spec.online is not None
     with Session(spec, path, options, spec.online.steps) as session:
-        if session.folder.finished():
-            session.log(f"{path}: already finished")
+        if not session.begin():
             return
-        refuse_slow_cpu(spec, options)
         loop = OnlineLoop(session, pretrained)
         while loop.step < spec.online.steps:
             loop.episode()

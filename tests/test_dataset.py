@@ -7,6 +7,7 @@ import http.server
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -452,6 +453,20 @@ def test_what_is_no_dataset_never_gets_the_final_name(tmp_path, server, content)
     assert names(tmp_path) == PARTIAL
 
 
+def test_a_full_disk_is_named_and_what_is_there_is_kept(tmp_path, server):
+    """A limit on file sizes fails a write as a full disk does."""
+    _, hard = limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (300, hard))
+    try:
+        with pytest.raises(DataError, match="download/cube-single-play-v0: cannot be written: File too large"):
+            fetch(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert names(tmp_path) == PARTIAL
+    fetch(tmp_path)
+    assert server.requests[-1][1] == "bytes=300-"
+
+
 def test_another_number_of_transitions_than_published_is_refused(tmp_path, server):
     with pytest.raises(DataError, match="5 transitions, but task 'cube-single-task2' says that 6 were published"):
         fetch(tmp_path, CUBE.model_copy(update={"rows": 6}))
@@ -470,7 +485,8 @@ def test_no_network_is_explained_in_one_line(tmp_path, server, monkeypatch):
     with pytest.raises(DataError) as caught:
         fetch(tmp_path)
     line = str(caught.value)
-    assert line.startswith("http://127.0.0.1:9/cube-single-play-v0.npz: cannot be fetched")
+    place = "http://127.0.0.1:9/cube-single-play-v0.npz"
+    assert line.startswith(f"{place}: cannot be fetched ([Errno 111] Connection refused); 0 bytes are kept. Compute")
     assert line.endswith("on a login node, run `python -m dfp data cube-single-task2 --config <file>`")
     assert "\n" not in line
 

@@ -78,10 +78,10 @@ def _fetch(session: requests.Session, url: str, part: Path, task: TaskSpec, repo
             vain = 1 if _size(part) > before else vain + 1
             if vain == ATTEMPTS:
                 raise DataError(
-                    f"{url}: cannot be fetched ({error}); {_size(part)} bytes are kept. Compute nodes "
+                    f"{url}: cannot be fetched ({_root(error)}); {_size(part)} bytes are kept. Compute nodes "
                     f"often have no internet: on a login node, {how_to_prepare(task)}"
                 ) from None
-            report(f"{url}: {error}; trying again")
+            report(f"{url}: {_root(error)}; trying again")
             time.sleep(FIRST_PAUSE * 2 ** (vain - 1))
         except requests.RequestException as error:
             raise DataError(f"{url}: cannot be fetched ({error}); a mirror is named by {MIRROR}") from None
@@ -117,6 +117,13 @@ def _total_size(response: requests.Response) -> int | None:
     if response.status_code == requests.codes.ok:
         total = response.headers.get("Content-Length", "")
     return int(total) if total.isdigit() else None
+
+
+def _root(error: BaseException) -> BaseException:
+    """The first cause: `Connection refused`, without the four layers of library around it."""
+    while error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def _size(file: Path) -> int:

@@ -90,7 +90,7 @@ def in_blocks(function: Callable[..., Any], *arrays: Array) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class ActorCritic:
-    """A policy with an ensemble critic. A method adds ``config``, ``actor_network``, ``generate`` and ``actor_loss``."""
+    """A policy with an ensemble critic. A method adds ``config``, the policy and its loss."""
 
     network: NetworkSpec
     training: TrainingSpec

@@ -75,7 +75,7 @@ class Agent(ActorCritic):
     def imitation_loss(
         self, actor: Params, observation: Array, action: Array, valid: Array, key: Array
     ) -> tuple[Array, Metrics]:
-        """``L_MF + lambda_IVC L_IVC`` of ``[B, S]`` states and ``[B, D]`` actions; ``valid`` ``[B, H]`` weighs steps."""
+        """``L_MF + lambda_IVC L_IVC`` of ``[B, S]`` states and ``[B, D]`` actions, steps weighed by ``valid``."""
         noise_key, time_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, action.shape)
         r, t = self.sample_times(time_key, action.shape[0])

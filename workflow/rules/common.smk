@@ -28,7 +28,8 @@ TARGETS = [
 ] + [f"{RESULTS}/metrics.csv"]
 # Tasks that differ only in their goal share a dataset: any one of them can prepare it.
 DATASETS = {
-    str(manifest_path(CATALOGUE.tasks[key].spec, SETTINGS.data, DATA)): key for key in reversed(SETTINGS.tasks)
+    str(manifest_path(CATALOGUE.tasks[key].spec, SETTINGS.data, DATA)): key
+    for key in reversed(SETTINGS.tasks)
 }
 
 
@@ -43,7 +44,9 @@ wildcard_constraints:
 def known(entries, key, what):
     """entries[key], or an error that names the key and what there is."""
     if key not in entries:
-        raise WorkflowError(f"no {what} '{key}' in {SOURCE}; there are: {', '.join(map(str, entries))}")
+        raise WorkflowError(
+            f"no {what} '{key}' in {SOURCE}; there are: {', '.join(map(str, entries))}"
+        )
     return entries[key]
 
 
@@ -52,7 +55,9 @@ def cell(wildcards):
     known(dict.fromkeys(SETTINGS.tasks), wildcards.task, "task")
     known(dict.fromkeys(SETTINGS.seeds), int(wildcards.seed), "seed")
     if "method" in wildcards.keys():
-        known(dict.fromkeys(run.method for run in PLAN.runs), wildcards.method, "method")
+        known(
+            dict.fromkeys(run.method for run in PLAN.runs), wildcards.method, "method"
+        )
 
 
 def pretraining(wildcards):
@@ -72,7 +77,9 @@ def finetuning(wildcards):
 def dataset_of(wildcards):
     """The manifest of the task's data. What it holds is in the spec already, so its age does not matter."""
     cell(wildcards)
-    return ancient(str(manifest_path(CATALOGUE.tasks[wildcards.task].spec, SETTINGS.data, DATA)))
+    return ancient(
+        str(manifest_path(CATALOGUE.tasks[wildcards.task].spec, SETTINGS.data, DATA))
+    )
 
 
 def start_of(wildcards):
@@ -84,8 +91,12 @@ def start_of(wildcards):
 
 def metrics_of(*experiments):
     """The metrics files that these tables and figures read."""
+    for name in experiments:
+        known(dict.fromkeys(SETTINGS.experiments), name, "table or figure")
     runs = [run for run in PLAN.runs if run.experiment in experiments]
-    folders = dict.fromkeys(folder for run in runs for folder in (run.pretrained, run.folder))
+    folders = dict.fromkeys(
+        folder for run in runs for folder in (run.pretrained, run.folder)
+    )
     return [f"{RESULTS}/{folder}/metrics.csv" for folder in folders]
 
 

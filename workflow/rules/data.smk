@@ -1,14 +1,14 @@
 rule data:
     output:
         manifest=f"{SETTINGS.data_dir}/{{source}}/{{dataset}}/manifest.json",
-    params:
-        task=lambda wildcards, output: known(DATASETS, output.manifest, "dataset"),
-        data=canonical_json(SETTINGS.data.model_dump(mode="json")),
-        data_dir=SETTINGS.data_dir,
     threads: workflow.cores if SETTINGS.data.source == "generate" else 1
     resources:
         mem_mb=lambda wildcards, threads: 1000 + 500 * threads,
         runtime=24 * 60,
+    params:
+        task=lambda wildcards, output: known(DATASETS, output.manifest, "dataset"),
+        data=canonical_json(SETTINGS.data.model_dump(mode="json")),
+        data_dir=SETTINGS.data_dir,
     shell:
         "{PYTHON:q} -m dfp data {params.task:q}"
         " --data {params.data:q}"

@@ -22,7 +22,11 @@ rule collect:
         metrics_of(*SETTINGS.experiments),
         runs=rules.runs.output.table,
     output:
-        report(f"{RESULTS}/metrics.csv", category="Runs", labels={"content": "all evaluations"}),
+        report(
+            f"{RESULTS}/metrics.csv",
+            category="Runs",
+            labels={"content": "all evaluations"},
+        ),
     params:
         results=RESULTS,
     shell:

@@ -8,16 +8,16 @@ rule pretrain:
         agent=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}/agent.npz",
         metrics=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}/metrics.csv",
         manifest=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}/manifest.json",
-    params:
-        spec=pretraining,
-        run_dir=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}",
-        data_dir=SETTINGS.data_dir,
-    threads: 1
     priority: wave
+    threads: 1
     resources:
         gpu=1,
         mem_mb=12000,
         runtime=24 * 60,
+    params:
+        spec=pretraining,
+        run_dir=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}",
+        data_dir=SETTINGS.data_dir,
     shell:
         "{PYTHON:q} -m dfp pretrain"
         " --spec {params.spec:q}"
@@ -33,17 +33,17 @@ rule finetune:
     output:
         metrics=f"{RESULTS}/runs/{{task}}/{{method}}/seed{{seed}}/metrics.csv",
         manifest=f"{RESULTS}/runs/{{task}}/{{method}}/seed{{seed}}/manifest.json",
+    priority: wave
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=12000,
+        runtime=48 * 60,
     params:
         spec=finetuning,
         run_dir=f"{RESULTS}/runs/{{task}}/{{method}}/seed{{seed}}",
         pretrained=lambda wildcards, input: str(Path(input.start).parent),
         data_dir=SETTINGS.data_dir,
-    threads: 1
-    priority: wave
-    resources:
-        gpu=1,
-        mem_mb=12000,
-        runtime=48 * 60,
     shell:
         "{PYTHON:q} -m dfp finetune"
         " --spec {params.spec:q}"

@@ -1,0 +1,151 @@
+"""``config/README.md``: every key of every configuration file, written from the schemas that check it.
+
+``python -m dfp.reference`` rewrites the file; ``tests/test_docs.py`` fails where the two differ.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel
+
+from dfp.files import write_atomically
+from dfp.spec import (
+    CATALOGUE,
+    AgentConfig,
+    Config,
+    ExperimentEntry,
+    MethodEntry,
+    TaskEntry,
+    agent_module,
+    load_catalogue,
+)
+
+TARGET = CATALOGUE / "README.md"
+Schema = dict[str, Any]
+
+INTRO = """\
+<!-- Written by `python -m dfp.reference` from the schemas in dfp/spec.py and dfp/agents/. Edit those. -->
+# Configuration
+
+Three catalogues say what exists. One configuration file says what to run; it is whole, and nothing is laid under it.
+An unknown key is an error at every level, and the error names the allowed ones.
+"""
+BOUNDS = {
+    "exclusiveMinimum": "> {}",
+    "minimum": "≥ {}",
+    "exclusiveMaximum": "< {}",
+    "maximum": "≤ {}",
+    "minItems": "at least {} of them",
+}
+
+
+def config_reference() -> str:
+    """The whole page."""
+    return "\n".join([INTRO, *_files(), *_configuration(), *_catalogues(), *_agents()])
+
+
+def _files() -> list[str]:
+    """Which file is which, in its own words: the comment that it begins with."""
+    rows = [(f"[`{path.name}`]({path.name})", _opening(path.read_text())) for path in sorted(CATALOGUE.glob("*.yaml"))]
+    rows.append(("[`paper/`](paper)", "The numbers that the paper prints, as CSV, in percent."))
+    return ["## Files", "", *_table(("file", "what it is"), rows), ""]
+
+
+def _configuration() -> list[str]:
+    text = "What `python -m dfp` reads with `--config` and Snakemake with `--configfile`."
+    return ["## A configuration file", "", text, "", *_sections("Config", Config.model_json_schema())]
+
+
+def _catalogues() -> list[str]:
+    text = "Each file maps keys to entries. A key is the name on the command line; a task's `key` is filled in from it."
+    lines = ["## The catalogues", "", text, ""]
+    for model in (TaskEntry, MethodEntry, ExperimentEntry):
+        lines += _sections(model.__name__, model.model_json_schema())
+    return lines
+
+
+def _agents() -> list[str]:
+    """One section per agent that a method of the catalogue names, then what the agents' settings are made of."""
+    text = "The settings below `agent` of a method: `name` picks the agent, every other key has a default."
+    lines, parts = ["## Agents", "", text, ""], {}
+    for name in dict.fromkeys(entry.agent["name"] for entry in load_catalogue().methods.values()):
+        schema = agent_module(name).Config.model_json_schema()
+        parts |= schema.pop("$defs", {})
+        lines += _sections(f"Agent {name}", schema, AgentConfig)
+    for name, schema in parts.items():
+        lines += _sections(name, schema)
+    return lines
+
+
+def _sections(title: str, schema: Schema, base: type[BaseModel] | None = None) -> list[str]:
+    """A heading and a table for the schema, then for every schema inside it. ``base`` describes inherited keys."""
+    inside = schema.get("$defs", {})
+    inherited = base.model_json_schema()["properties"] if base else {}
+    rows = []
+    for key, node in schema["properties"].items():
+        default = "required" if key in schema.get("required", ()) else _code(node.get("default"))
+        what = _text(node) or _text(inherited.get(key, {})) or _text(inside.get(_reference(node), {}))
+        rows.append((f"`{key}`", _type(node), _range(node), default, what))
+    header = ("key", "type", "range", "default", "what it is")
+    lines = [f"### {title}", "", _text(schema), "", *_table(header, rows), ""]
+    for name, part in inside.items():
+        lines += _sections(name, part)
+    return lines
+
+
+def _type(node: Schema) -> str:
+    if "$ref" in node:
+        name = _reference(node)
+        return f"[{name}](#{name.lower()})"
+    if "const" in node:
+        return _code(node["const"])
+    if "enum" in node:
+        return " or ".join(map(_code, node["enum"]))
+    if "anyOf" in node:
+        return " or ".join(map(_type, node["anyOf"]))
+    if "items" in node:
+        return f"list of {_type(node['items'])}"
+    kind = node.get("type", "any")
+    return "mapping" if kind == "object" else kind
+
+
+def _range(node: Schema) -> str:
+    """The bounds of the value, of its elements, or of whichever of its alternatives has any."""
+    own = [text.format(node[name]) for name, text in BOUNDS.items() if name in node]
+    inside = [_range(part) for part in (*node.get("anyOf", ()), *([node["items"]] if "items" in node else ()))]
+    return ", ".join(filter(None, [*inside, *own]))
+
+
+def _reference(node: Schema) -> str:
+    """Name of the schema that the node, or each of its elements, has; empty where it has none."""
+    return node.get("items", node).get("$ref", "").rsplit("/", 1)[-1]
+
+
+def _text(node: Schema) -> str:
+    """The first paragraph of a description, in Markdown's backquotes."""
+    return " ".join(node.get("description", "").split("\n\n")[0].split()).replace("``", "`")
+
+
+def _opening(text: str) -> str:
+    lines = []
+    for line in text.splitlines():
+        if not line.startswith("#"):
+            break
+        lines.append(line.lstrip("# "))
+    return " ".join(lines)
+
+
+def _code(value: Any) -> str:
+    return f"`{json.dumps(value)}`"
+
+
+def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
+    lines = [header, tuple("---" for _ in header), *rows]
+    return ["| " + " | ".join(field.replace("|", r"\|") for field in line) + " |" for line in lines]
+
+
+if __name__ == "__main__":
+    print(write_atomically(TARGET, config_reference()))

@@ -1,0 +1,242 @@
+"""Configuration: the paper's numbers, identity of runs, what is shared, and errors in one line."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dfp.experiments import plan, run_table
+from dfp.spec import (
+    Config,
+    ConfigError,
+    agent_for,
+    finetune_spec,
+    load_catalogue,
+    load_config,
+    parse_config,
+    parse_spec,
+)
+
+CONFIG = Path(__file__).resolve().parents[1] / "config"
+PAPER = load_config(CONFIG / "config.yaml")
+CATALOGUE = load_catalogue()
+
+
+def content(name: str = "smoke") -> dict:
+    return yaml.safe_load((CONFIG / f"{name}.yaml").read_text())
+
+
+# --------------------------------------------------------------------------- Table 5
+
+
+def test_table_5_shared_block():
+    assert PAPER.training.model_dump() == {
+        "batch_size": 256,
+        "discount": 0.99,
+        "learning_rate": 3e-4,
+        "target_update_rate": 5e-3,
+        "offline_steps": 1_000_000,
+    }
+    assert PAPER.network.model_dump() == {"width": 512, "depth": 4, "ensemble_size": 2}
+    assert PAPER.online.model_dump() == {"steps": 1_000_000, "warmup_steps": 5_000, "buffer_capacity": 2_000_000}
+    assert PAPER.evaluation.model_dump() == {"interval": 100_000, "episodes": 100}
+    assert (len(PAPER.tasks), len(PAPER.seeds)) == (12, 5)
+
+
+@pytest.mark.parametrize(
+    ("task", "best_of", "bandwidths", "positives"),
+    [("cube-double-task2", 16, (0.05,), 4), ("lift", 4, (0.005, 0.05), 2), ("can", 4, (0.005, 0.05), 2)],
+)
+def test_table_5_dfp_block(task, best_of, bandwidths, positives):
+    agent = agent_for("dfp", task, CATALOGUE).model_dump()
+    assert (agent["chunk"], agent["samples"], agent["best_of"], agent["bandwidths"]) == (5, 8, best_of, bandwidths)
+    assert agent["top_k"] == {"weight": 0.5, "candidates": 16, "positives": positives, "ema_rate": 1e-4}
+    assert agent["normalisation"] == "joint"
+
+
+def test_mvp_constraint_is_off_on_cube_triple_only():
+    weights = {task: agent_for("mvp", task, CATALOGUE).model_dump()["ivc_weight"] for task in PAPER.tasks}
+    assert {task for task, weight in weights.items() if weight == 0} == {f"cube-triple-task{k}" for k in (2, 3, 4)}
+
+
+# --------------------------------------------------------------------------- identity
+
+
+def test_a_spec_survives_its_json():
+    spec = finetune_spec(PAPER, CATALOGUE, "square", "dfp", 3)
+    assert parse_spec(spec.canonical()) == spec
+    assert parse_spec(spec.pretraining().canonical()) == spec.pretraining()
+
+
+def test_no_path_or_display_name_in_a_spec():
+    text = finetune_spec(PAPER, CATALOGUE, "cube-double-task2", "dfp", 0).canonical()
+    assert "results" not in text
+    assert "label" not in text
+    assert str(Path.home()) not in text
+
+
+def changed_runs(change) -> tuple[set[str], set[str]]:
+    """Folders of the pretrainings and fine-tunings whose specs a change of configuration or catalogue changes."""
+    before = plan(PAPER, CATALOGUE)
+    config, catalogue = content("config"), json.loads(CATALOGUE.model_dump_json())
+    change(config, catalogue)
+    catalogue = type(CATALOGUE).model_validate(catalogue)
+    after = plan(parse_config(config, "test", catalogue), catalogue)
+    return tuple(
+        {folder for folder, spec in new.items() if old.get(folder) is None or old[folder].digest() != spec.digest()}
+        for old, new in ((before.pretrainings, after.pretrainings), (before.finetunings, after.finetunings))
+    )  # type: ignore[return-value]
+
+
+def test_table_2_needs_48_cells_on_24_pretrainings_times_5_seeds():
+    everything = plan(PAPER, CATALOGUE)
+    assert len(everything.finetunings) == 48 * 5
+    assert len(everything.pretrainings) == 24 * 5
+    assert len([run for run in everything.runs if run.experiment == "table2"]) == 48 * 5
+    assert run_table(everything, CATALOGUE).count("\n") == 1 + 2 * 48 * 5
+
+
+def test_lambda_changes_the_online_runs_of_its_method_alone():
+    def change(_, catalogue):
+        catalogue["methods"]["dfp"]["agent"]["top_k"] = {"weight": 0.1}
+
+    pretrainings, finetunings = changed_runs(change)
+    assert not pretrainings
+    assert len(finetunings) == 12 * 5
+    assert all("/dfp/" in folder for folder in finetunings)
+
+
+def test_an_online_setting_reruns_no_pretraining():
+    def change(config, _):
+        config["online"]["warmup_steps"] = 6_000
+
+    pretrainings, finetunings = changed_runs(change)
+    assert (len(pretrainings), len(finetunings)) == (0, 240)
+
+
+def test_a_task_setting_reruns_that_task():
+    def change(_, catalogue):
+        catalogue["tasks"]["cube-double-task3"]["spec"]["success_timing"] = "pre"
+
+    pretrainings, finetunings = changed_runs(change)
+    assert (len(pretrainings), len(finetunings)) == (2 * 5, 4 * 5)
+    assert all("cube-double-task3" in folder for folder in pretrainings | finetunings)
+
+
+def test_swapped_numbers_are_a_change():
+    def change(config, _):
+        online = config["online"]
+        online["steps"], online["buffer_capacity"] = online["buffer_capacity"], online["steps"]
+
+    assert len(changed_runs(change)[1]) == 240
+
+
+def test_labels_and_folders_change_nothing():
+    def change(config, catalogue):
+        config["results_dir"], config["data_dir"] = "elsewhere", "here"
+        catalogue["methods"]["dfp"]["label"] = "ours"
+        catalogue["tasks"]["lift"]["title"] = "Lift"
+
+    assert changed_runs(change) == (set(), set())
+
+
+def test_methods_that_share_a_backbone_name_must_share_the_offline_phase():
+    catalogue = json.loads(CATALOGUE.model_dump_json())
+    catalogue["methods"]["dfp"]["agent"]["bandwidths"] = [0.1]
+    with pytest.raises(ConfigError, match="'dfp-no-topk' and 'dfp' have one backbone name"):
+        plan(PAPER, type(CATALOGUE).model_validate(catalogue))
+
+
+# --------------------------------------------------------------------------- errors
+
+
+def without(key):
+    def change(config):
+        del config[key]
+
+    return change
+
+
+def setting(path, value):
+    def change(config):
+        *parents, last = path.split(".")
+        for parent in parents:
+            config = config[parent]
+        config[last] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (setting("sedes", [1]), "unknown key 'sedes'; allowed: data, data_dir, evaluation"),
+        (setting("training.batchsize", 8), "unknown key 'training.batchsize'; allowed: batch_size, discount"),
+        (setting("tasks", ["cube-double-task9"]), "unknown task 'cube-double-task9'; allowed: lift, square"),
+        (setting("experiments", ["table99"]), "unknown experiment 'table99'; allowed: table2, figure1"),
+        (setting("training.discount", 1.5), "'training.discount': Input should be less than 1, got 1.5"),
+        (setting("training.batch_size", 0), "'training.batch_size': Input should be greater than 0, got 0"),
+        (setting("seeds", [0, 0]), "'seeds' names something twice"),
+        (setting("seeds", []), "'seeds' is empty"),
+        (setting("data.source", "steal"), "'data.source': Input should be 'download' or 'generate'"),
+        (setting("data.episodes", None), "source 'generate' needs both 'episodes' and 'seed'"),
+        (setting("online", 3), "'online'"),
+        (without("network"), "'network' is missing"),
+    ],
+)
+def test_a_bad_configuration_is_one_line_that_names_it(change, message):
+    config = copy.deepcopy(content())
+    change(config)
+    with pytest.raises(ConfigError) as error:
+        parse_config(config, "my.yaml")
+    assert str(error.value).startswith("my.yaml: ")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("agent", "message"),
+    [
+        ({"name": "dpf"}, "unknown agent 'dpf'; allowed: dfp, mvp"),
+        ({}, "'name' is missing"),
+        ({"name": "dfp", "lambda": 1.0}, "unknown key 'lambda'; allowed: bandwidths, best_of"),
+        ({"name": "dfp", "top_k": {"k": 2}}, "unknown key 'top_k.k'; allowed: candidates, ema_rate"),
+        ({"name": "dfp", "top_k": {"positives": 17}}, "'positives' (17) is larger than 'candidates' (16)"),
+        ({"name": "dfp", "normalisation": "none"}, "'normalisation': Input should be 'joint' or 'mean_shift'"),
+        ({"name": "dfp", "bandwidths": []}, "'bandwidths'"),
+        ({"name": "dfp", "bandwidths": [0.0]}, "'bandwidths.0': Input should be greater than 0"),
+    ],
+)
+def test_a_bad_method_is_one_line_that_names_it(agent, message):
+    catalogue = json.loads(CATALOGUE.model_dump_json())
+    catalogue["methods"]["dfp"]["agent"] = agent
+    with pytest.raises(ConfigError) as error:
+        agent_for("dfp", "lift", type(CATALOGUE).model_validate(catalogue))
+    assert str(error.value).startswith("methods.yaml, dfp: ")
+    assert message in str(error.value)
+
+
+def test_a_missing_or_broken_file_is_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file"):
+        load_config(tmp_path / "none.yaml")
+    (tmp_path / "bad.yaml").write_text("a: [")
+    with pytest.raises(ConfigError, match=r"bad\.yaml: not YAML"):
+        load_config(tmp_path / "bad.yaml")
+    with pytest.raises(ConfigError, match="--spec: not JSON"):
+        parse_spec("{")
+
+
+def test_a_pretraining_has_no_online_part():
+    spec = finetune_spec(PAPER, CATALOGUE, "can", "dfp", 0)
+    broken = json.loads(spec.canonical()) | {"online": None}
+    with pytest.raises(ConfigError, match="'online' is given for stage 'finetune'"):
+        parse_spec(json.dumps(broken))
+
+
+@pytest.mark.parametrize("name", ["config", "demo", "smoke"])
+def test_every_shipped_configuration_plans(name):
+    config = load_config(CONFIG / f"{name}.yaml")
+    assert isinstance(config, Config)
+    assert plan(config, CATALOGUE).runs

@@ -1,0 +1,334 @@
+"""The stages in the real simulator, at small size: equal bits, restarts, and what stops a run."""
+
+import csv
+import dataclasses
+import hashlib
+import itertools
+import multiprocessing
+import os
+import random
+import signal
+import time
+import types
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dfp import train
+from dfp.agents import dfp
+from dfp.checkpoint import CheckpointError
+from dfp.replay import Rows, append, live_rows, sample_chunks
+from dfp.rollout import Evaluator, episode_seed
+from dfp.spec import RunSpec, agent_for, load_catalogue
+from dfp.tasks import Dataset
+
+CATALOGUE = load_catalogue()
+
+
+def random_dataset(task, data, data_dir, shard=0) -> Dataset:
+    """1,000 rows of noise in two episodes: what a run does with its rows does not depend on their meaning."""
+    rng = np.random.default_rng(shard)
+    terminals = np.zeros(1000, bool)
+    terminals[[499, 999]] = True
+    return Dataset(
+        observations=rng.normal(size=(1000, task.observation_size)).astype(np.float32),
+        actions=rng.uniform(-1, 1, size=(1000, task.action_size)).astype(np.float32),
+        rewards=-np.ones(1000, np.float32),
+        masks=np.ones(1000, np.float32),
+        terminals=terminals,
+        final_observations=rng.normal(size=(2, task.observation_size)).astype(np.float32),
+    )
+
+
+def use_random_data() -> None:
+    train.load_dataset = random_dataset
+    train.shard_count = lambda task, data, data_dir: task.shards
+
+
+@pytest.fixture(autouse=True)
+def _random_data(monkeypatch):
+    monkeypatch.setattr(train, "load_dataset", train.load_dataset)
+    monkeypatch.setattr(train, "shard_count", train.shard_count)
+    use_random_data()
+
+
+def make_spec(method: str = "dfp", **changes) -> RunSpec:
+    content = {
+        "stage": "finetune",
+        "task": CATALOGUE.tasks["cube-single-task2"].spec,
+        "data": {"source": "generate", "episodes": 1, "seed": 0},
+        "agent": agent_for(method, "cube-single-task2", CATALOGUE),
+        "network": {"width": 8, "depth": 1, "ensemble_size": 2},
+        "training": {
+            "batch_size": 8,
+            "discount": 0.99,
+            "learning_rate": 3e-4,
+            "target_update_rate": 5e-3,
+            "offline_steps": 40,
+        },
+        # More steps than an episode has, and a ring that wraps.
+        "online": {"steps": 450, "warmup_steps": 33, "buffer_capacity": 1100},
+        "evaluation": {"interval": 225, "episodes": 2},
+        "seed": 0,
+    }
+    return RunSpec.model_validate(content | changes)
+
+
+def options(**changes) -> train.Options:
+    return dataclasses.replace(train.Options(Path("unused"), workers=1), **changes)
+
+
+def weights(folder: Path) -> str:
+    with np.load(folder / train.FINAL_STATE) as file:
+        names = sorted(set(file.files) - {"stamp"})
+        return hashlib.sha256(b"".join(file[name].tobytes() for name in names)).hexdigest()
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open() as file:
+        return [{name: value for name, value in row.items() if name != "wall_s"} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretraining and a fine-tuning without interruption, in ``pre`` and ``run``."""
+    folder = tmp_path_factory.mktemp("straight")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "load_dataset", random_dataset)
+        patch.setattr(train, "shard_count", lambda task, data, data_dir: 1)
+        train.pretrain(make_spec().pretraining(), folder / "pre", options())
+        train.finetune(make_spec(), folder / "run", folder / "pre", options())
+    return folder
+
+
+# --------------------------------------------------------------------------- results
+
+
+def test_metrics_have_their_fixed_form(straight):
+    header = (straight / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert header == "phase,step,success_rate,episodes,return_mean,length_mean,wall_s,env_steps"
+    assert [(row["phase"], row["step"], row["env_steps"]) for row in metrics(straight / "pre")] == [
+        ("offline", "40", "0")
+    ]
+    assert [(row["phase"], row["step"], row["env_steps"]) for row in metrics(straight / "run")] == [
+        ("online", "265", "225"),
+        ("online", "490", "450"),
+    ]
+    # An untrained policy never solves the task: 200 steps at -1.
+    assert {(row["episodes"], row["return_mean"], row["length_mean"]) for row in metrics(straight / "run")} == {
+        ("2", "-200.0", "200.0")
+    }
+
+
+def test_a_finished_run_is_left_alone(straight):
+    before = (straight / "run" / "metrics.csv").stat().st_mtime_ns
+    train.finetune(make_spec(), straight / "run", straight / "pre", options())
+    assert (straight / "run" / "metrics.csv").stat().st_mtime_ns == before
+
+
+def test_the_same_spec_gives_the_same_bits_and_evaluating_changes_nothing(straight, tmp_path):
+    """Another evaluation interval also cuts the updates into other dispatches, in the middle of chunks."""
+    evaluation = make_spec().evaluation.model_copy(update={"interval": 97, "episodes": 1})
+    spec = make_spec(evaluation=evaluation)
+    train.pretrain(spec.pretraining(), tmp_path / "pre", options())
+    train.finetune(spec, tmp_path / "run", tmp_path / "pre", options(checkpoint_s=0.0))
+    assert weights(tmp_path / "pre") == weights(straight / "pre")
+    assert weights(tmp_path / "run") == weights(straight / "run")
+    assert [row["step"] for row in metrics(tmp_path / "run")] == ["137", "234", "331", "428", "490"]
+
+
+def test_variants_start_from_the_same_offline_rows(straight, tmp_path):
+    plain = make_spec("dfp-no-topk")
+    assert plain.pretraining() == make_spec().pretraining()
+    train.finetune(plain, tmp_path / "run", straight / "pre", options())
+    assert weights(tmp_path / "run") != weights(straight / "run")
+
+
+def test_another_pretraining_is_refused(straight, tmp_path):
+    with pytest.raises(CheckpointError, match="belongs to spec"):
+        train.finetune(make_spec("mvp"), tmp_path / "run", straight / "pre", options())
+
+
+# --------------------------------------------------------------------------- restarts
+
+
+def test_a_deadline_saves_and_the_next_attempt_continues(straight, tmp_path, monkeypatch):
+    # A clock on which every attempt is in time at its first episode's start and late at its second.
+    ticks = itertools.count()
+    monkeypatch.setattr(train, "time", types.SimpleNamespace(time=lambda: next(ticks) % 2, monotonic=time.monotonic))
+    run = tmp_path / "run"
+    for _ in range(2):
+        with pytest.raises(train.Unfinished, match="run it again"):
+            train.finetune(make_spec(), run, straight / "pre", options(deadline=1.0))
+        assert not (run / "metrics.csv").exists()
+    monkeypatch.undo()
+    use_random_data()
+    train.finetune(make_spec(), run, straight / "pre", options())
+    assert "(attempt 3)" in (run / "train.log").read_text()
+    assert weights(run) == weights(straight / "run")
+    assert metrics(run) == metrics(straight / "run")
+    assert not list(run.glob("checkpoint-*"))
+
+
+def _attempt(stage: str, folder: str, pretrained: str) -> None:
+    use_random_data()
+    if stage == "pretrain":
+        train.pretrain(long_spec().pretraining(), Path(folder), options(checkpoint_s=0.0))
+    else:
+        train.finetune(long_spec(), Path(folder), Path(pretrained), options(checkpoint_s=0.0))
+
+
+def long_spec() -> RunSpec:
+    spec = make_spec()
+    assert spec.online is not None
+    return make_spec(
+        training=spec.training.model_copy(update={"offline_steps": 4000}),
+        online=spec.online.model_copy(update={"steps": 1500}),
+        evaluation=spec.evaluation.model_copy(update={"interval": 500, "episodes": 1}),
+    )
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+def test_killed_at_random_moments_gives_the_same_bits(tmp_path, kills):
+    """kill -9 of the whole process, in both phases; checkpoints are written all the time, so some die while writing."""
+    use_random_data()
+    train.pretrain(long_spec().pretraining(), tmp_path / "pre", options())
+    train.finetune(long_spec(), tmp_path / "run", tmp_path / "pre", options())
+    context, moments = multiprocessing.get_context("spawn"), random.Random(kills)
+    for stage, folder in (("pretrain", tmp_path / "pre2"), ("finetune", tmp_path / "run2")):
+        killed = 0
+        while not (folder / "metrics.csv").exists():
+            process = context.Process(target=_attempt, args=(stage, str(folder), str(tmp_path / "pre")))
+            before = _newest(folder)
+            process.start()
+            while killed < kills and process.is_alive() and _newest(folder) == before:
+                time.sleep(0.01)
+            time.sleep(moments.uniform(0.0, 0.5))
+            if killed < kills and process.is_alive():
+                assert process.pid is not None
+                os.kill(process.pid, signal.SIGKILL)
+                killed += 1
+            process.join()
+        assert killed > 0
+    for name in ("pre", "run"):
+        assert weights(tmp_path / f"{name}2") == weights(tmp_path / name)
+        assert metrics(tmp_path / f"{name}2") == metrics(tmp_path / name)
+
+
+def _newest(folder: Path) -> float:
+    return max((path.stat().st_mtime for path in folder.glob("checkpoint-*.npz")), default=0.0)
+
+
+def test_a_checkpoint_of_another_spec_is_not_used(straight, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(train.Unfinished):
+        train.finetune(make_spec(seed=0), run, straight / "pre", options(deadline=0.0))
+    other = make_spec(online=make_spec().online.model_copy(update={"steps": 20}))  # type: ignore[union-attr]
+    train.finetune(other, run, straight / "pre", options())
+    assert "checkpoint refused" in (run / "train.log").read_text()
+
+
+# --------------------------------------------------------------------------- exact loops
+
+
+def test_a_chunk_of_updates_in_one_dispatch_is_the_serial_loop():
+    """Each update draws only from the rows that existed at its own step."""
+    agent = dfp.Agent(
+        network=make_spec().network, training=make_spec().training, observation_size=28, action_size=5,
+        config=dfp.Config(top_k=None),
+    )  # fmt: skip
+    data = random_dataset(CATALOGUE.tasks["cube-single-task2"].spec, None, None)
+    capacity, end, first, skip = 1001, 1000, 77, 2
+    rng = np.random.default_rng(1)
+    new = Rows(
+        observation=rng.normal(size=(5, 28)).astype(np.float32),
+        action=rng.uniform(-1, 1, size=(5, 5)).astype(np.float32),
+        reward=-np.ones(5, np.float32),
+        mask=np.ones(5, np.float32),
+        final=np.full(5, -1, np.int32),
+        next_observation=rng.normal(size=(5, 28)).astype(np.float32),
+    )
+    key = jax.random.key(3)
+    start = jax.jit(agent.init)(jax.random.key(0))
+    buffer = train.make_buffer(data, capacity + 6)
+
+    state, stored, _, _ = train.online_updates(
+        agent, capacity, jax.tree.map(jnp.copy, start), jax.tree.map(jnp.copy, buffer), key, new,
+        end, 5, skip, first, new.next_observation[-1], key,
+    )  # fmt: skip
+
+    @jax.jit
+    def serial_update(state, buffer, end, number):
+        data_key, update_key = jax.random.split(jax.random.fold_in(key, number))
+        batch = sample_chunks(buffer, live_rows(end, capacity), data_key, 8, 5, 0.99)
+        return agent.update(state, batch, update_key)[0]
+
+    expected, ring = start, buffer
+    for row in range(5):
+        one = Rows(*(values[row : row + 1] for values in new))
+        ring = append(ring, one, jnp.int32(end + row), jnp.int32(1))
+        if row >= skip:
+            expected = serial_update(expected, ring, jnp.int32(end + row + 1), first + row)
+    for a, b in zip(jax.tree.leaves(ring), jax.tree.leaves(stored), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # Another compiled program, so equal up to rounding.
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6)
+
+
+def test_shards_follow_each_other_by_step_and_the_last_one_is_kept():
+    task = CATALOGUE.tasks["cube-single-task2"].spec.model_copy(update={"shards": 3, "shard_interval": 10})
+    shards = train.Shards(make_spec(task=task), Path("unused"))
+    first_rows = [float(shards.buffer(step).observation[0, 0]) for step in (0, 9, 10, 29, 30)]
+    expected = [random_dataset(task, None, None, shard).observations[0, 0] for shard in (0, 0, 1, 2, 0)]
+    np.testing.assert_array_equal(first_rows, np.float32(expected))
+    # 40 offline steps end on shard 39 // 10 % 3 = 0.
+    np.testing.assert_array_equal(shards.at_switch().observations, random_dataset(task, None, None, 0).observations)
+
+
+def test_seeds_of_episodes_depend_on_run_stream_and_number():
+    seeds = {episode_seed(*arguments) for arguments in [(0, "a", 0), (0, "a", 1), (0, "b", 0), (1, "a", 0)]}
+    assert len(seeds) == 4
+    assert episode_seed(0, "environment", 3) == episode_seed(0, "environment", 3)
+
+
+def test_evaluation_does_not_depend_on_the_number_of_workers():
+    task = CATALOGUE.tasks["cube-single-task2"].spec
+
+    def policy(observation, episode, chunk):
+        draws = [
+            np.random.default_rng([e, c]).uniform(-1, 1, size=(5, 5)) for e, c in zip(episode + 1, chunk, strict=True)
+        ]
+        return np.float32(draws) * np.sign(observation[:, :1, None])
+
+    results = []
+    for workers in (1, 2):
+        with Evaluator(task, 3, workers) as evaluator:
+            results.append(evaluator.evaluate(policy, [5, 6, 7]))
+    assert results[0] == results[1]
+
+
+# --------------------------------------------------------------------------- what stops a run
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_term_and_spec(tmp_path, monkeypatch):
+    def poisoned(*arguments):
+        data = random_dataset(*arguments)
+        data.rewards[:] = np.inf
+        return data
+
+    monkeypatch.setattr(train, "load_dataset", poisoned)
+    with pytest.raises(train.TrainingError, match=r"(critic_loss|target_mean) is not finite at step 0; .*spec \{"):
+        train.pretrain(make_spec().pretraining(), tmp_path / "pre", options())
+    assert not (tmp_path / "pre" / "metrics.csv").exists()
+
+
+def test_the_papers_scale_without_a_gpu_stops_before_the_first_update(tmp_path):
+    network = {"width": 512, "depth": 4, "ensemble_size": 2}
+    training = make_spec().training.model_copy(update={"offline_steps": 1_000_000, "batch_size": 256})
+    spec = make_spec(network=network, training=training).pretraining()
+    with pytest.raises(train.TrainingError, match=r"about \d+ hours .* --allow-cpu"):
+        train.pretrain(spec, tmp_path / "pre", options())

@@ -1,0 +1,148 @@
+"""The DAG, through Snakemake itself: what is planned, what a change reruns, what a typo says."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dfp.experiments import plan
+from dfp.spec import load_catalogue, parse_config
+from dfp.tasks import manifest_path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def snakemake(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(ROOT / "Snakefile"), "--cores", "2", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+
+
+def planned(*arguments: str, folder: Path) -> dict[str, int]:
+    """Job counts of a dry run, by rule."""
+    done = snakemake("-n", "--quiet", "rules", *arguments, folder=folder)
+    assert done.returncode == 0, done.stderr + done.stdout
+    lines = (done.stdout + done.stderr).splitlines()
+    counts = {}
+    for line in lines[next((n for n, text in enumerate(lines) if text.startswith("job  ")), len(lines)) + 2 :]:
+        if not line.strip():
+            break
+        rule, count = line.split()
+        counts[rule] = int(count)
+    counts.pop("total", None)
+    return counts
+
+
+def test_the_paper_plans_exactly_the_runs_of_table_2():
+    assert planned("results/table2.csv", "--configfile", "config/config.yaml", folder=ROOT) | {"data": 6} == {
+        "data": 6,
+        "runs": 1,
+        "pretrain": 24 * 5,
+        "finetune": 48 * 5,
+        "table": 1,
+    }
+
+
+CONTENT = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text()) | {"seeds": [0, 1]}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A working folder in which every file of the smoke workflow exists, as if its jobs had run.
+
+    Snakemake's own ``--touch`` records the jobs, their params included, without running them.
+    """
+    folder = tmp_path_factory.mktemp("workflow")
+    write(folder, CONTENT)
+    done = snakemake("--configfile", "c.yaml", "-n", "--summary", folder=folder)
+    assert done.returncode == 0, done.stderr
+    config = parse_config(CONTENT, "c.yaml")
+    manifest_path(load_catalogue().tasks["cube-single-task2"].spec, config.data, folder / "data")
+    for line in done.stdout.splitlines()[1:]:
+        path = folder / line.split("\t")[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    touched = snakemake("--configfile", "c.yaml", "--touch", "--forceall", folder=folder)
+    assert touched.returncode == 0, touched.stderr
+    return folder
+
+
+def write(folder: Path, content: dict) -> None:
+    (folder / "c.yaml").write_text(yaml.safe_dump(content))
+
+
+def rerun(folder: Path, content: dict) -> dict[str, int]:
+    write(folder, content)
+    return planned("--configfile", "c.yaml", folder=folder)
+
+
+def test_nothing_is_run_twice(made):
+    assert rerun(made, CONTENT) == {}
+
+
+def test_an_online_hyperparameter_reruns_the_online_runs(made):
+    changed = rerun(made, CONTENT | {"online": CONTENT["online"] | {"warmup_steps": 30}})
+    assert changed["finetune"] == 4 * 2
+    assert "pretrain" not in changed
+    assert "data" not in changed
+
+
+def test_an_offline_hyperparameter_reruns_everything_but_the_data(made):
+    changed = rerun(made, CONTENT | {"training": CONTENT["training"] | {"discount": 0.98}})
+    assert (changed["pretrain"], changed["finetune"]) == (2 * 2, 4 * 2)
+    assert "data" not in changed
+
+
+def test_a_swapped_pair_of_numbers_is_noticed(made):
+    online = CONTENT["online"]
+    swapped = online | {"steps": online["warmup_steps"], "warmup_steps": online["steps"]}
+    assert rerun(made, CONTENT | {"online": swapped})["finetune"] == 4 * 2
+
+
+def test_a_further_seed_runs_that_seed_alone(made):
+    changed = rerun(made, CONTENT | {"seeds": [0, 1, 2]})
+    assert (changed["pretrain"], changed["finetune"]) == (2, 4)
+
+
+def test_touched_data_and_edited_code_rerun_nothing(made):
+    config = parse_config(CONTENT, "c.yaml")
+    manifest = manifest_path(load_catalogue().tasks["cube-single-task2"].spec, config.data, made / "data")
+    manifest.touch()
+    assert rerun(made, CONTENT) == {}
+    # The rules' own text: a copy of the workflow with another comment in every rule file plans nothing either.
+    copy = made / "copy"
+    for name in ("Snakefile", "workflow", "config"):
+        subprocess.run(["cp", "-r", str(ROOT / name), str(copy.joinpath(name))], check=False) if copy.exists() else (
+            copy.mkdir(), subprocess.run(["cp", "-r", str(ROOT / name), str(copy / name)], check=True)
+        )  # fmt: skip
+    for path in [copy / "Snakefile", *copy.glob("workflow/rules/*.smk")]:
+        path.write_text(path.read_text() + "\n# another comment\n")
+    done = snakemake("-n", "--configfile", "c.yaml", "--snakefile", str(copy / "Snakefile"), folder=made)
+    assert "Nothing to be done" in done.stdout + done.stderr, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "change", "message"),
+    [
+        ([], {"sedes": [1]}, "c.yaml: unknown key 'sedes'; allowed: data,"),
+        ([], {"tasks": ["cube-triple-task9"]}, "unknown task 'cube-triple-task9'; allowed: lift,"),
+        (["results/smoke/runs/cube-single-task2/dpf/seed0/metrics.csv"], {}, "no method 'dpf'"),
+        (["results/smoke/runs/cube-single-task3/dfp/seed0/metrics.csv"], {}, "no task 'cube-single-task3'"),
+        (["results/smoke/runs/cube-single-task2/dfp/seed7/metrics.csv"], {}, "no seed '7'"),
+        (["results/smoke/table9.csv"], {}, "table9"),
+    ],
+)
+def test_bad_input_is_named_before_anything_runs(tmp_path, target, change, message):
+    write(tmp_path, CONTENT | change)
+    done = snakemake("-n", "--configfile", "c.yaml", *target, folder=tmp_path)
+    assert done.returncode != 0
+    assert message in done.stdout + done.stderr
+    assert not (tmp_path / "results").exists()
+
+
+def test_runs_by_seed_come_in_waves():
+    config = parse_config(CONTENT, "c.yaml")
+    seeds = [run.seed for run in plan(config, load_catalogue()).runs if run.method == "dfp"]
+    assert seeds == [0, 1, 0, 1]

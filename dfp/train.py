@@ -39,6 +39,7 @@ from dfp.tasks import Dataset, Step, load_dataset, make_environment, shard_count
 TARGET_DISPATCH_S = 1.0  # offline updates per dispatch are chosen to take about so long
 CHECK_S = 2.0  # seconds between looks at the online losses
 FINAL_STATE = "agent.npz"
+ONLINE_ROWS = "online_rows.bin"
 MAX_CPU_HOURS = 12.0
 CPU_RATIO = 1.6  # time of an update over its matrix products alone on a CPU, from `python -m dfp bench`
 
@@ -320,6 +321,7 @@ class Session:
         self.folder.finish(f"{device.platform}: {device.device_kind}")
         self.folder.write_progress(self.total, self.total, 0.0)
         self.checkpoints.remove()
+        (self.folder.path / ONLINE_ROWS).unlink(missing_ok=True)
         self.log(f"finished after {self.folder.wall_s:.0f} s")
 
     def begin(self) -> bool:
@@ -381,8 +383,8 @@ def pretrain(spec: RunSpec, path: Path, options: Options) -> None:
         block = 1
         while step < steps:
             started = time.monotonic()
-            count = min(block, *(_until_next(step, every) for every in (spec.evaluation.interval, shards.interval)))
-            count = min(count, steps - step)
+            evaluation, shard = _until_next(step, spec.evaluation.interval), shards.until_next(step)
+            count = min(block, evaluation, shard, steps - step)
             state, diagnostics = offline_updates(session.agent, state, shards.buffer(step), key, step, count)
             total = session.check(state, diagnostics, step)
             step += count
@@ -404,13 +406,16 @@ def _until_next(step: int, every: int) -> int:
 
 
 class Shards:
-    """The dataset's files as buffers, one at a time, in the order of their names; after the last the first again."""
+    """The dataset's files as buffers, one at a time, in the order of their names; after the last the first again.
+
+    As in the authors' release, which counts updates from 1, the file changes before updates 1000, 2000, ... and so
+    also before the last one: of 100 files it is the first that enters the online buffer.
+    """
 
     def __init__(self, spec: RunSpec, data_dir: Path) -> None:
         self._spec, self._data_dir = spec, data_dir
         self._count = shard_count(spec.task, spec.data, data_dir)
-        # A single file is never swapped: one interval is the whole phase.
-        self.interval = spec.task.shard_interval if self._count > 1 else spec.training.offline_steps
+        self._interval = spec.task.shard_interval
         self._loaded: tuple[int, Buffer] | None = None
 
     def buffer(self, step: int) -> Buffer:
@@ -422,6 +427,10 @@ class Shards:
             self._loaded = (shard, make_buffer(dataset, len(dataset.rewards)))
         return self._loaded[1]
 
+    def until_next(self, step: int) -> int:
+        """Updates from ``step`` on that draw from the same file."""
+        return _until_next(step + 1, self._interval)
+
     def at_switch(self) -> Dataset:
         """The rows that the offline phase ended with: they alone enter the online buffer."""
         return self._read(self._shard(self._spec.training.offline_steps - 1))
@@ -430,7 +439,7 @@ class Shards:
         return load_dataset(self._spec.task, self._spec.data, self._data_dir, shard)
 
     def _shard(self, step: int) -> int:
-        return step // self.interval % self._count
+        return (step + 1) // self._interval % self._count
 
 
 def finetune(spec: RunSpec, path: Path, pretrained: Path, options: Options) -> None:
@@ -469,7 +478,7 @@ class OnlineLoop:
         self.session, self.spec, self.online = session, session.spec, session.spec.online
         self.agent = session.agent
         self.environment = make_environment(self.spec.task)
-        self.rows = OnlineRows(session.folder.path / "online_rows.bin", self.spec.task)
+        self.rows = OnlineRows(session.folder.path / ONLINE_ROWS, self.spec.task)
         self.data_key, self.actor_key = stream(self.spec.seed, "data"), stream(self.spec.seed, "actor")
         self.step = 0  # environment steps made
         self.episodes = 0  # episodes started

@@ -282,11 +282,13 @@ def test_a_chunk_of_updates_in_one_dispatch_is_the_serial_loop():
 def test_shards_follow_each_other_by_step_and_the_last_one_is_kept():
     task = CATALOGUE.tasks["cube-single-task2"].spec.model_copy(update={"shards": 3, "shard_interval": 10})
     shards = train.Shards(make_spec(task=task), Path("unused"))
-    first_rows = [float(shards.buffer(step).observation[0, 0]) for step in (0, 9, 10, 29, 30)]
-    expected = [random_dataset(task, None, None, shard).observations[0, 0] for shard in (0, 0, 1, 2, 0)]
+    # Update number n (from 1) draws from file n // 10 % 3, as in the authors' release.
+    first_rows = [float(shards.buffer(number - 1).observation[0, 0]) for number in (1, 9, 10, 19, 20, 30)]
+    expected = [random_dataset(task, None, None, shard).observations[0, 0] for shard in (0, 0, 1, 1, 2, 0)]
     np.testing.assert_array_equal(first_rows, np.float32(expected))
-    # 40 offline steps end on shard 39 // 10 % 3 = 0.
-    np.testing.assert_array_equal(shards.at_switch().observations, random_dataset(task, None, None, 0).observations)
+    assert [shards.until_next(number - 1) for number in (1, 9, 10)] == [9, 1, 10]
+    # The 40th and last offline update draws from file 4 % 3 = 1, which alone goes online.
+    np.testing.assert_array_equal(shards.at_switch().observations, random_dataset(task, None, None, 1).observations)
 
 
 def test_seeds_of_episodes_depend_on_run_stream_and_number():

@@ -8,9 +8,8 @@ rule data:
     params:
         task=lambda wildcards, output: known(DATASETS, output.manifest, "dataset"),
         data=canonical_json(SETTINGS.data.model_dump(mode="json")),
-        data_dir=SETTINGS.data_dir,
     shell:
         "{PYTHON:q} -m dfp data {params.task:q}"
         " --data {params.data:q}"
-        " --data-dir {params.data_dir:q}"
+        " --data-dir {SETTINGS.data_dir:q}"
         " --processes {threads}"

@@ -17,12 +17,11 @@ rule pretrain:
     params:
         spec=pretraining,
         run_dir=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}",
-        data_dir=SETTINGS.data_dir,
     shell:
         "{PYTHON:q} -m dfp pretrain"
         " --spec {params.spec:q}"
         " --run-dir {params.run_dir:q}"
-        " --data-dir {params.data_dir:q}"
+        " --data-dir {SETTINGS.data_dir:q}"
         " --threads {threads}"
 
 
@@ -43,11 +42,10 @@ rule finetune:
         spec=finetuning,
         run_dir=f"{RESULTS}/runs/{{task}}/{{method}}/seed{{seed}}",
         pretrained=lambda wildcards, input: str(Path(input.start).parent),
-        data_dir=SETTINGS.data_dir,
     shell:
         "{PYTHON:q} -m dfp finetune"
         " --spec {params.spec:q}"
         " --run-dir {params.run_dir:q}"
         " --pretrained {params.pretrained:q}"
-        " --data-dir {params.data_dir:q}"
+        " --data-dir {SETTINGS.data_dir:q}"
         " --threads {threads}"

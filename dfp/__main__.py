@@ -189,6 +189,33 @@ def figure(number: int, results_dir: ResultsOption, partial: PartialOption = Fal
         typer.echo(path)
 
 
+@app.command()
+def bench(
+    config: ConfigOption = DEFAULT_CONFIG,
+    task: Annotated[str, typer.Option("--task", help="Task key: its widths, and its simulator.")] = "cube-double-task2",
+    method: Annotated[str, typer.Option("--method", help="Method key.")] = "dfp",
+    width: Annotated[int | None, typer.Option("--width", min=1, help="Default: the configuration's.")] = None,
+    depth: Annotated[int | None, typer.Option("--depth", min=1, help="Default: the configuration's.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Default: the configuration's.")] = None,
+    simulator: Annotated[bool, typer.Option("--simulator", help="Also the online loop and an evaluation.")] = False,
+    steps: Annotated[int, typer.Option("--steps", min=600, help="Environment steps of the online loop.")] = 2000,
+    episodes: Annotated[int, typer.Option("--episodes", min=1, help="Episodes of the evaluation.")] = 50,
+) -> None:
+    """Time updates, acting and (--simulator) the loops against their floors: a JSON line per case."""
+    import json
+
+    from dfp import bench as cases
+    from dfp.spec import finetune_spec
+
+    spec = finetune_spec(load_config(config), load_catalogue(), task, method, 0)
+    spec = cases.resized(spec, width, depth, batch)
+    for line in cases.bench_updates(spec):
+        typer.echo(json.dumps(line))
+    if simulator:
+        for line in cases.bench_simulator(spec, steps, episodes):
+            typer.echo(json.dumps(line))
+
+
 def main() -> None:
     """Run a command; bad input becomes one line, not a traceback."""
     try:

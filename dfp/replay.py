@@ -76,7 +76,7 @@ def sample_chunks(buffer: Buffer, live: Live, key: Array, batch_size: int, chunk
 def chunks_at(buffer: Buffer, first: Array, chunk: int, discount: float) -> Batch:
     """The chunks that start at row numbers ``first`` ``[B]``."""
     physical = buffer.observation.shape[0]
-    rows = (first[:, None] + jnp.arange(chunk)) % physical
+    rows = (first[:, None] + jnp.arange(chunk)[None]) % physical
     ended = buffer.final[rows] >= 0
     ended_before = jnp.cumsum(ended, axis=1) - ended
     last = rows[:, -1]

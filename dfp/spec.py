@@ -233,9 +233,9 @@ class MethodEntry(Closed):
 class ExperimentEntry(Closed):
     """A table or figure of the paper and the cells that it needs."""
 
-    title: str
-    kind: Literal["table", "figure"]
-    methods: list[str]
+    title: str = Field(description="What the table or figure is about.")
+    kind: Literal["table", "figure"] = Field(description="Which files are made of it.")
+    methods: list[str] = Field(description="Method keys, in the order of the rows.")
     tasks: list[str] = Field(default=["*"], description="Patterns over the configuration's tasks.")
 
 

@@ -177,40 +177,38 @@ def parameters_are_finite(state: AgentState) -> Array:
 
 
 def make_buffer(dataset: Dataset, physical: int, online: OnlineRows | None = None) -> Buffer:
-    """Put the offline rows, then the online ones of an earlier attempt, into a ring of ``physical`` places."""
-    arrays = {
-        "observation": np.zeros((physical, dataset.observations.shape[1]), np.float32),
-        "action": np.zeros((physical, dataset.actions.shape[1]), np.float32),
-        "reward": np.zeros(physical, np.float32),
-        "mask": np.ones(physical, np.float32),
-        "final": np.full(physical, -1, np.int32),
-    }
-    offline = {
-        "observation": dataset.observations,
-        "action": dataset.actions,
-        "reward": dataset.rewards,
-        "mask": dataset.masks,
-        "final": np.where(dataset.terminals, np.cumsum(dataset.terminals, dtype=np.int32) - 1, -1),
-    }
-    rows = len(dataset.rewards)
-    for name, values in offline.items():
-        arrays[name][:rows] = values
-    finals = [dataset.final_observations]
+    """Put the offline rows, then the online ones of an earlier attempt, into a ring of ``physical`` places.
+
+    Field by field, so that no more than one of them is in memory twice.
+    """
+    finals = dataset.final_observations
+    stored = {} if online is None else online.read()
     if online is not None:
-        stored = online.read()
-        place = (rows + np.arange(len(stored["reward"]))) % physical
-        offset = len(dataset.final_observations)
-        stored["final"] = np.where(stored["final"] >= 0, stored["final"] + offset, -1)
-        finals.append(stored.pop("final_observation"))
-        for name, values in stored.items():
-            # Where the ring has wrapped more than once, only the newest row of a place counts.
-            newest = slice(max(0, len(place) - physical), None)
-            arrays[name][place[newest]] = values[newest]
-    spare = np.zeros((_spare_finals(sum(map(len, finals))), dataset.observations.shape[1]), np.float32)
+        stored["final"] = np.where(stored["final"] >= 0, stored["final"] + len(finals), -1).astype(np.int32)
+        spare = np.zeros((_spare_finals(len(finals) + online.episodes), finals.shape[1]), np.float32)
+        finals = np.concatenate([finals, stored["final_observation"], spare])
+    ended = np.where(dataset.terminals, np.cumsum(dataset.terminals, dtype=np.int32) - 1, -1).astype(np.int32)
     return Buffer(
-        **{name: jnp.asarray(values) for name, values in arrays.items()},
-        final_observation=jnp.asarray(np.concatenate([*finals, spare]) if online is not None else finals[0]),
+        observation=_ring(dataset.observations, stored.get("observation"), physical),
+        action=_ring(dataset.actions, stored.get("action"), physical),
+        reward=_ring(dataset.rewards, stored.get("reward"), physical),
+        mask=_ring(dataset.masks, stored.get("mask"), physical),
+        final=_ring(ended, stored.get("final"), physical),
+        final_observation=jnp.asarray(finals),
     )
+
+
+def _ring(offline: np.ndarray, online: np.ndarray | None, physical: int) -> Array:
+    """Rows in the order they were made, each at its number modulo ``physical``; of a place's rows the newest stays."""
+    if len(offline) == physical and online is None:
+        return jnp.asarray(offline)
+    ring = np.zeros((physical, *offline.shape[1:]), offline.dtype)
+    ring[: len(offline)] = offline
+    if online is not None:
+        newest = online[-physical:]
+        first = len(offline) + len(online) - len(newest)
+        ring[(first + np.arange(len(newest))) % physical] = newest
+    return jnp.asarray(ring)
 
 
 def _spare_finals(used: int) -> int:
@@ -456,7 +454,9 @@ def finetune(spec: RunSpec, path: Path, pretrained: Path, options: Options) -> N
     with Session(spec, path, options, spec.online.steps) as session:
         if not session.begin():
             return
-        loop = OnlineLoop(session, pretrained)
+        offline = Shards(spec, options.data_dir).at_switch()
+        loop = OnlineLoop(session, pretrained, offline)
+        del offline  # the buffer holds its rows now
         while loop.step < spec.online.steps:
             loop.episode()
         session.finish(loop.state)
@@ -473,7 +473,8 @@ class Transition(NamedTuple):
 class OnlineLoop:
     """The online phase from one episode start to the next; checkpoints are taken there."""
 
-    def __init__(self, session: Session, pretrained: Path) -> None:
+    def __init__(self, session: Session, pretrained: Path, dataset: Dataset) -> None:
+        """``dataset``: the rows that the offline phase ended with."""
         assert session.spec.online is not None
         self.session, self.spec, self.online = session, session.spec, session.spec.online
         self.agent = session.agent
@@ -483,7 +484,6 @@ class OnlineLoop:
         self.step = 0  # environment steps made
         self.episodes = 0  # episodes started
         self.state = self._initial_state(pretrained)
-        dataset = Shards(self.spec, session.options.data_dir).at_switch()
         self.offline = len(dataset.rewards)
         self.capacity = max(self.online.buffer_capacity, self.offline + 1)
         # Places beyond the capacity: a chunk stored ahead of its updates, and the newest next observation.

@@ -6,7 +6,7 @@ Shapes: ``B`` batch, ``H`` chunk length, ``A`` action dimension, ``D = H * A`` f
 
 import dataclasses
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,11 @@ from pydantic import Field
 from dfp.flops import MLPWork, mlp_work
 from dfp.networks import EnsembleCritic
 from dfp.replay import Batch
-from dfp.spec import Closed, NetworkSpec, TrainingSpec
+from dfp.spec import AgentConfig, Closed, NetworkSpec, TrainingSpec
 
 Params = Any
 Metrics = dict[str, Array]
+Positive = Annotated[int, Field(gt=0)]
 
 # States per block in which candidates are drawn and scored on a CPU: their activations stay in the cache.
 CPU_BLOCK = 64
@@ -30,10 +31,8 @@ class TopKConfig(Closed):
     """Policy improvement by imitation of the best candidates of an EMA policy (Eqs. 15, 16; Algorithm 1)."""
 
     weight: float = Field(default=0.5, ge=0.0, description="lambda, weight of the top-K term. Table 5: 0.5.")
-    candidates: Annotated[int, Field(gt=0)] = Field(
-        default=16, description="N, candidates drawn per state. Table 5: 16."
-    )
-    positives: Annotated[int, Field(gt=0)] = Field(
+    candidates: Positive = Field(default=16, description="N, candidates drawn per state. Table 5: 16.")
+    positives: Positive = Field(
         default=4, description="K, best candidates that become positives. Table 5: 4 on OGBench, 2 on Robomimic."
     )
     ema_rate: float = Field(
@@ -43,6 +42,21 @@ class TopKConfig(Closed):
     def model_post_init(self, _: Any) -> None:
         if self.positives > self.candidates:
             raise ValueError(f"'positives' ({self.positives}) is larger than 'candidates' ({self.candidates})")
+
+
+class PolicyConfig(AgentConfig):
+    """Settings that every policy here has: how it acts, and how it improves."""
+
+    chunk: Positive = Field(default=5, description="H, actions per chunk. Table 5: 5.")
+    best_of: Positive = Field(
+        default=16,
+        description="N', candidates when acting and in the TD target. Table 5: 16 on OGBench, 4 on Robomimic.",
+    )
+    top_k: TopKConfig | None = Field(default=TopKConfig(), description="Policy improvement online; null: none.")
+
+    def offline_phase(self) -> Self:
+        """The offline loss imitates the data alone, whatever K, N and lambda are."""
+        return self.model_copy(update={"top_k": None})
 
 
 class AgentState(NamedTuple):
@@ -96,11 +110,19 @@ class ActorCritic:
     training: TrainingSpec
     observation_size: int
     action_size: int
+    config: PolicyConfig
 
-    # What a method brings.
-    chunk: int = dataclasses.field(init=False)
-    best_of: int = dataclasses.field(init=False)
-    top_k: TopKConfig | None = dataclasses.field(init=False)
+    @property
+    def chunk(self) -> int:
+        """H, actions per chunk."""
+        return self.config.chunk
+
+    @property
+    def chunk_size(self) -> int:
+        """D = H * A, the width of a flattened chunk."""
+        return self.config.chunk * self.action_size
+
+    # -- what a method brings
 
     def init_actor(self, key: Array) -> Params:
         """Fresh actor parameters."""
@@ -151,7 +173,7 @@ class ActorCritic:
         """
 
         def best(observation: Array, key: Array) -> Array:
-            actions, scores = self.scored_candidates(state.actor, state.critic, observation, key, self.best_of)
+            actions, scores = self.scored_candidates(state.actor, state.critic, observation, key, self.config.best_of)
             return actions[jnp.argmax(scores)]
 
         return in_blocks(best, observation, keys)
@@ -170,7 +192,7 @@ class ActorCritic:
     ) -> tuple[Array, Array]:
         """Candidates of ONE state and their mean values: ``[S] -> [N, D], [N]``."""
         observations = jnp.broadcast_to(observation, (count, *observation.shape))
-        noise = jax.random.normal(key, (count, self.chunk * self.action_size))
+        noise = jax.random.normal(key, (count, self.chunk_size))
         actions = jnp.clip(self.generate(actor, observations, noise), -1.0, 1.0)
         if count == 1:
             return actions, jnp.zeros((1,))
@@ -185,12 +207,12 @@ class ActorCritic:
     @property
     def critic_work(self) -> MLPWork:
         """One state-action pair through the ensemble."""
-        work = mlp_work(self.observation_size + self.chunk * self.action_size, 1, self.network)
+        work = mlp_work(self.observation_size + self.chunk_size, 1, self.network)
         return MLPWork(work.first * self.network.ensemble_size, work.rest * self.network.ensemble_size)
 
     def update_work(self) -> float:
         """Matrix-multiply FLOP of one update: TD target, critic loss and actor loss."""
-        target = self.candidate_work(self.best_of) + self.critic_work.forward
+        target = self.candidate_work(self.config.best_of) + self.critic_work.forward
         row = target + self.critic_work.forward_and_backward + self.actor_loss_work()
         return self.training.batch_size * row
 
@@ -205,14 +227,14 @@ class ActorCritic:
         actor_key, critic_key = jax.random.split(key)
         actor = self.init_actor(actor_key)
         observation = jnp.zeros((1, self.observation_size))
-        action = jnp.zeros((1, self.chunk * self.action_size))
+        action = jnp.zeros((1, self.chunk_size))
         critic = self.critic_network.init(critic_key, observation, action)
         optimiser = self.optimiser.init({"actor": actor, "critic": critic})
         return self.start_improving(AgentState(actor, critic, jax.tree.map(jnp.copy, critic), None, optimiser))
 
     def start_improving(self, state: AgentState) -> AgentState:
         """Algorithm 1, first line: ``pi_old := pi``, where the method has a top-K term."""
-        anchor = None if self.top_k is None else jax.tree.map(jnp.copy, state.actor)
+        anchor = None if self.config.top_k is None else jax.tree.map(jnp.copy, state.actor)
         return state._replace(anchor=anchor)
 
     def update(self, state: AgentState, batch: Batch, key: Array) -> tuple[AgentState, Metrics]:
@@ -228,6 +250,8 @@ class ActorCritic:
         gradients, metrics = jax.grad(loss, has_aux=True)(params)
         changes, optimiser = self.optimiser.update(gradients, state.optimiser)
         params = optax.apply_updates(params, changes)
-        anchor = None if self.top_k is None else polyak(params["actor"], state.anchor, self.top_k.ema_rate)
+        anchor = (
+            None if self.config.top_k is None else polyak(params["actor"], state.anchor, self.config.top_k.ema_rate)
+        )
         target_critic = polyak(params["critic"], state.target_critic, self.training.target_update_rate)
         return AgentState(params["actor"], params["critic"], target_critic, anchor, optimiser), metrics

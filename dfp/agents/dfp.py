@@ -5,31 +5,24 @@ same samples are also drawn to the K best of N candidates of pi_old. Without ``t
 """
 
 import dataclasses
-from typing import Annotated, Self
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from pydantic import Field
 
-from dfp.agents.actor_critic import ActorCritic, AgentState, Metrics, Params, TopKConfig, per_step
+from dfp.agents.actor_critic import ActorCritic, AgentState, Metrics, Params, PolicyConfig, Positive, per_step
 from dfp.drift import Normalisation, drift_loss, drifting_field
 from dfp.flops import MLPWork, mlp_work
 from dfp.networks import MLP
 from dfp.replay import Batch
-from dfp.spec import AgentConfig
-
-Positive = Annotated[int, Field(gt=0)]
 
 
-class Config(AgentConfig):
+class Config(PolicyConfig):
     """Table 5, OGBench column; Robomimic's differences stand in ``config/methods.yaml``."""
 
     name: str = "dfp"
-    chunk: Positive = Field(default=5, description="H, actions per chunk. Table 5: 5.")
-    best_of: Positive = Field(
-        default=16, description="N', candidates when acting and in the TD target. Table 5: 16 / 4."
-    )
     samples: Positive = Field(default=8, description="G (N_gen), generated samples per state. Table 5: 8.")
     bandwidths: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
         default=(0.05,),
@@ -42,13 +35,6 @@ class Config(AgentConfig):
     mask_invalid: bool = Field(
         default=False, description="Leave steps after an episode's end out of the drift loss. The release does not."
     )
-    top_k: TopKConfig | None = Field(
-        default=TopKConfig(), description="Policy improvement online; null: DFP w/o top-K."
-    )
-
-    def offline_phase(self) -> Self:
-        """The offline loss is ``L_BC`` alone, whatever K, N and lambda are."""
-        return self.model_copy(update={"top_k": None})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,10 +42,6 @@ class Agent(ActorCritic):
     """DFP as pure functions of an :class:`AgentState`."""
 
     config: Config
-
-    def __post_init__(self) -> None:
-        for name in ("chunk", "best_of", "top_k"):
-            object.__setattr__(self, name, getattr(self.config, name))
 
     # -- losses
 
@@ -93,10 +75,10 @@ class Agent(ActorCritic):
 
     @property
     def actor_network(self) -> MLP:
-        return MLP(self.network.width, self.network.depth, self.chunk * self.action_size)
+        return MLP(self.network.width, self.network.depth, self.chunk_size)
 
     def init_actor(self, key: Array) -> Params:
-        inputs = jnp.zeros((1, self.observation_size + self.chunk * self.action_size))
+        inputs = jnp.zeros((1, self.observation_size + self.chunk_size))
         return self.actor_network.init(key, inputs)
 
     def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
@@ -105,7 +87,7 @@ class Agent(ActorCritic):
 
     def generated_samples(self, actor: Params, observation: Array, key: Array) -> Array:
         """G samples of each state, clipped to the action range, with gradient: ``[B, S] -> [B, G, D]``."""
-        noise = jax.random.normal(key, (observation.shape[0], self.config.samples, self.chunk * self.action_size))
+        noise = jax.random.normal(key, (observation.shape[0], self.config.samples, self.chunk_size))
         repeated = jnp.broadcast_to(observation[:, None, :], (*noise.shape[:2], self.observation_size))
         return jnp.clip(self.generate(actor, repeated, noise), -1.0, 1.0)
 
@@ -113,8 +95,7 @@ class Agent(ActorCritic):
 
     @property
     def actor_work(self) -> MLPWork:
-        chunk = self.chunk * self.action_size
-        return mlp_work(self.observation_size + chunk, chunk, self.network)
+        return mlp_work(self.observation_size + self.chunk_size, self.chunk_size, self.network)
 
     def actor_loss_work(self) -> float:
         candidates = self.candidate_work(self.config.top_k.candidates) if self.config.top_k else 0.0

@@ -6,38 +6,27 @@ With ``top_k`` the same loss is also applied to the K best candidates (MVP w/ to
 """
 
 import dataclasses
-from typing import Annotated, Self
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from pydantic import Field
 
-from dfp.agents.actor_critic import ActorCritic, AgentState, Metrics, Params, TopKConfig, per_step
+from dfp.agents.actor_critic import ActorCritic, AgentState, Metrics, Params, PolicyConfig, per_step
 from dfp.flops import MLPWork, mlp_work
 from dfp.networks import MLP
 from dfp.replay import Batch
-from dfp.spec import AgentConfig
-
-Positive = Annotated[int, Field(gt=0)]
 
 
-class Config(AgentConfig):
+class Config(PolicyConfig):
     """The settings of the authors' release for MVP."""
 
     name: str = "mvp"
-    chunk: Positive = Field(default=5, description="H, actions per chunk. Table 5: 5.")
-    best_of: Positive = Field(default=16, description="N, candidates when acting and in the TD target. Section A.2.")
     ivc_weight: float = Field(
         default=1.0, ge=0.0, description="Weight of the instantaneous-velocity constraint. Release: 1."
     )
     time_mean: float = Field(default=-0.4, description="Mean of the normal whose sigmoid draws times. MeanFlow: -0.4.")
     time_std: float = Field(default=1.0, gt=0.0, description="Standard deviation of that normal. MeanFlow: 1.")
-    top_k: TopKConfig | None = Field(default=TopKConfig(), description="Policy improvement online; null: plain MVP.")
-
-    def offline_phase(self) -> Self:
-        """The offline loss imitates the data alone, whatever K, N and the weight are."""
-        return self.model_copy(update={"top_k": None})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +34,6 @@ class Agent(ActorCritic):
     """MVP as pure functions of an :class:`AgentState`."""
 
     config: Config
-
-    def __post_init__(self) -> None:
-        for name in ("chunk", "best_of", "top_k"):
-            object.__setattr__(self, name, getattr(self.config, name))
 
     # -- losses
 
@@ -107,10 +92,10 @@ class Agent(ActorCritic):
 
     @property
     def actor_network(self) -> MLP:
-        return MLP(self.network.width, self.network.depth, self.chunk * self.action_size)
+        return MLP(self.network.width, self.network.depth, self.chunk_size)
 
     def init_actor(self, key: Array) -> Params:
-        inputs = jnp.zeros((1, self.observation_size + self.chunk * self.action_size + 2))
+        inputs = jnp.zeros((1, self.observation_size + self.chunk_size + 2))
         return self.actor_network.init(key, inputs)
 
     def mean_velocity(self, actor: Params, observation: Array, z: Array, r: Array, t: Array) -> Array:
@@ -126,8 +111,7 @@ class Agent(ActorCritic):
 
     @property
     def actor_work(self) -> MLPWork:
-        chunk = self.chunk * self.action_size
-        return mlp_work(self.observation_size + chunk + 2, chunk, self.network)
+        return mlp_work(self.observation_size + self.chunk_size + 2, self.chunk_size, self.network)
 
     def actor_loss_work(self) -> float:
         # L_MF: the pass, its tangent and its gradient; L_IVC: a pass and its gradient.

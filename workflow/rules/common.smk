@@ -1,5 +1,6 @@
 # What the rules know of the runs. Everything here is computed from the configuration, once.
 import hashlib
+import shlex
 import sys
 from pathlib import Path
 
@@ -8,8 +9,12 @@ from dfp.spec import ConfigError, canonical_json, load_catalogue, parse_config
 from dfp.tasks import manifest_path
 from snakemake.exceptions import WorkflowError
 
-PYTHON = sys.executable  # jobs run in this environment, activated or not
 SOURCE = ", ".join(map(str, workflow.configfiles)) or "config"
+
+# Jobs run in this very environment, whether it is activated or not.
+shell.prefix(
+    f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+)
 
 try:
     CATALOGUE = load_catalogue(Path(workflow.basedir) / "config")
@@ -18,6 +23,8 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
+# The name that environment.yml gives; used only where Snakemake is told to deploy with conda.
+ENVIRONMENT = "dfp-repro"
 RESULTS = SETTINGS.results_dir.rstrip("/")
 DATA = Path(SETTINGS.data_dir)
 SUFFIXES = {"table": ("csv", "md", "tex"), "figure": ("png", "pdf", "csv")}
@@ -108,3 +115,13 @@ def wave(wildcards):
 def run_table_digest():
     """Changes whenever the run table does, labels and order included."""
     return hashlib.sha256(run_table(PLAN, CATALOGUE).encode()).hexdigest()
+
+
+def folder_of(name):
+    """A parameter: the folder that the output of this name stands in."""
+    return lambda wildcards, output: str(Path(output[name]).parent)
+
+
+def data_dir_of(name):
+    """A parameter: the folder of all datasets, given a manifest `<data_dir>/<source>/<dataset>/manifest.json`."""
+    return lambda wildcards, input: str(Path(input[name]).parents[2])

@@ -1,6 +1,10 @@
 rule data:
     output:
         manifest=f"{SETTINGS.data_dir}/{{source}}/{{dataset}}/manifest.json",
+    log:
+        f"{RESULTS}/logs/data/{{source}}/{{dataset}}.log",
+    conda:
+        ENVIRONMENT
     threads: workflow.cores if SETTINGS.data.source == "generate" else 1
     resources:
         mem_mb=lambda wildcards, threads: 1000 + 500 * threads,
@@ -8,8 +12,10 @@ rule data:
     params:
         task=lambda wildcards, output: known(DATASETS, output.manifest, "dataset"),
         data=canonical_json(SETTINGS.data.model_dump(mode="json")),
+        data_dir=lambda wildcards, output: str(Path(output.manifest).parents[2]),
     shell:
-        "{PYTHON:q} -m dfp data {params.task:q}"
+        "python -m dfp data {params.task:q}"
         " --data {params.data:q}"
-        " --data-dir {SETTINGS.data_dir:q}"
+        " --data-dir {params.data_dir:q}"
         " --processes {threads}"
+        " 2>&1 | tee {log:q}"

@@ -15,7 +15,12 @@ rule figure:
         ),
         pdf=f"{RESULTS}/figure{{number}}.pdf",
         csv=f"{RESULTS}/figure{{number}}.csv",
+    log:
+        f"{RESULTS}/logs/figure{{number}}.log",
+    conda:
+        ENVIRONMENT
     params:
-        results=RESULTS,
+        results=folder_of("png"),
     shell:
-        "{PYTHON:q} -m dfp figure {wildcards.number} --results-dir {params.results:q}"
+        "python -m dfp figure {wildcards.number} --results-dir {params.results:q}"
+        " 2>&1 | tee {log:q}"

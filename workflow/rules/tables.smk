@@ -9,12 +9,16 @@ rule runs:
     output:
         table=f"{RESULTS}/runs.csv",
         config=f"{RESULTS}/config.json",
+    log:
+        f"{RESULTS}/logs/runs.log",
+    conda:
+        ENVIRONMENT
     params:
         config=canonical_json(SETTINGS.model_dump(mode="json")),
         digest=run_table_digest(),
     shell:
         "printf %s {params.config:q} > {output.config:q}"
-        " && {PYTHON:q} -m dfp runs --config {output.config:q}"
+        " && python -m dfp runs --config {output.config:q} > {log:q} 2>&1"
 
 
 rule collect:
@@ -22,15 +26,19 @@ rule collect:
         metrics_of(*SETTINGS.experiments),
         runs=rules.runs.output.table,
     output:
-        report(
+        metrics=report(
             f"{RESULTS}/metrics.csv",
             category="Runs",
             labels={"content": "all evaluations"},
         ),
+    log:
+        f"{RESULTS}/logs/collect.log",
+    conda:
+        ENVIRONMENT
     params:
-        results=RESULTS,
+        results=folder_of("metrics"),
     shell:
-        "{PYTHON:q} -m dfp collect --results-dir {params.results:q}"
+        "python -m dfp collect --results-dir {params.results:q} > {log:q} 2>&1"
 
 
 rule table:
@@ -46,10 +54,15 @@ rule table:
         ),
         markdown=f"{RESULTS}/table{{number}}.md",
         tex=f"{RESULTS}/table{{number}}.tex",
+    log:
+        f"{RESULTS}/logs/table{{number}}.log",
+    conda:
+        ENVIRONMENT
     params:
-        results=RESULTS,
+        results=folder_of("csv"),
     shell:
-        "{PYTHON:q} -m dfp table {wildcards.number} --results-dir {params.results:q}"
+        "python -m dfp table {wildcards.number} --results-dir {params.results:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule report:
@@ -58,9 +71,13 @@ rule report:
         config=rules.runs.output.config,
     output:
         f"{RESULTS}/report.html",
+    log:
+        f"{RESULTS}/logs/report.log",
+    conda:
+        ENVIRONMENT
     params:
         snakefile=workflow.main_snakefile,
     # The workflow's own report, by a second Snakemake that looks at the jobs of this one.
     shell:
-        "{PYTHON:q} -m snakemake --snakefile {params.snakefile:q} --configfile {input.config:q}"
-        " --nolock --cores 1 --report {output:q} --quiet all -- tables_and_figures"
+        "python -m snakemake --snakefile {params.snakefile:q} --configfile {input.config:q}"
+        " --nolock --cores 1 --report {output:q} -- tables_and_figures > {log:q} 2>&1"

@@ -8,7 +8,11 @@ rule pretrain:
         agent=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}/agent.npz",
         metrics=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}/metrics.csv",
         manifest=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}/manifest.json",
+    log:
+        f"{RESULTS}/logs/pretrain/{{task}}/{{backbone}}/seed{{seed}}.log",
     priority: wave
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         gpu=1,
@@ -16,13 +20,15 @@ rule pretrain:
         runtime=24 * 60,
     params:
         spec=pretraining,
-        run_dir=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}",
+        run_dir=folder_of("metrics"),
+        data_dir=data_dir_of("data"),
     shell:
-        "{PYTHON:q} -m dfp pretrain"
+        "python -m dfp pretrain"
         " --spec {params.spec:q}"
         " --run-dir {params.run_dir:q}"
-        " --data-dir {SETTINGS.data_dir:q}"
+        " --data-dir {params.data_dir:q}"
         " --threads {threads}"
+        " 2>&1 | tee {log:q}"
 
 
 rule finetune:
@@ -32,7 +38,11 @@ rule finetune:
     output:
         metrics=f"{RESULTS}/runs/{{task}}/{{method}}/seed{{seed}}/metrics.csv",
         manifest=f"{RESULTS}/runs/{{task}}/{{method}}/seed{{seed}}/manifest.json",
+    log:
+        f"{RESULTS}/logs/finetune/{{task}}/{{method}}/seed{{seed}}.log",
     priority: wave
+    conda:
+        ENVIRONMENT
     threads: 1
     resources:
         gpu=1,
@@ -40,12 +50,14 @@ rule finetune:
         runtime=48 * 60,
     params:
         spec=finetuning,
-        run_dir=f"{RESULTS}/runs/{{task}}/{{method}}/seed{{seed}}",
+        run_dir=folder_of("metrics"),
         pretrained=lambda wildcards, input: str(Path(input.start).parent),
+        data_dir=data_dir_of("data"),
     shell:
-        "{PYTHON:q} -m dfp finetune"
+        "python -m dfp finetune"
         " --spec {params.spec:q}"
         " --run-dir {params.run_dir:q}"
         " --pretrained {params.pretrained:q}"
-        " --data-dir {SETTINGS.data_dir:q}"
+        " --data-dir {params.data_dir:q}"
         " --threads {threads}"
+        " 2>&1 | tee {log:q}"

@@ -5,8 +5,8 @@ from snakemake.utils import min_version
 
 min_version("9.19")
 
-# A configuration file is whole: it replaces the default, it is not laid over it.
-if not config:
+# A configuration file is whole: it replaces the default, it is not laid over it. `--config seeds=[0]` is laid over.
+if "data_dir" not in config:
 
     configfile: "config/config.yaml"
 

@@ -54,13 +54,13 @@ def required_packages() -> set[str]:
 
 
 def environment() -> tuple[list[str], dict[str, str]]:
-    """Lines of environment.yml for conda, and pip's pins by package; ``-e .`` stands under ``.``."""
+    """Lines of environment.yml for conda, and pip's pins by package."""
     *conda, last = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]
     pins = {}
     for line in last["pip"]:
-        package, _, version = line.removeprefix("-e ").partition("==")
+        package, _, version = line.partition("==")
         assert normalised(package) not in pins, f"{package} is pinned twice"
-        pins[normalised(package) if package != "." else "."] = version
+        pins[normalised(package)] = version
     return conda, pins
 
 
@@ -68,7 +68,6 @@ def test_conda_environment_has_the_versions_of_the_lock():
     packages = tomllib.loads((ROOT / "uv.lock").read_text())["package"]
     locked = {package["name"]: package.get("version") for package in packages}
     conda, pins = environment()
-    assert pins.pop(".") == ""
     assert set(pins) == required_packages() | ONLY_IN_CONDA
     assert {name: pins[name] for name in required_packages()} == {name: locked[name] for name in required_packages()}
     assert f"python={(ROOT / '.python-version').read_text().strip()}" in conda

@@ -4,6 +4,10 @@ import shlex
 import sys
 from pathlib import Path
 
+sys.path.insert(
+    0, str(workflow.basedir)
+)  # an environment made from environment.yml has no dfp installed
+
 from dfp.experiments import plan, run_table
 from dfp.spec import ConfigError, canonical_json, load_catalogue, parse_config
 from dfp.tasks import manifest_path
@@ -11,9 +15,11 @@ from snakemake.exceptions import WorkflowError
 
 SOURCE = ", ".join(map(str, workflow.configfiles)) or "config"
 
-# Jobs run in this very environment, whether it is activated or not.
+# Jobs run in this very environment, activated or not, and with this checkout's code, installed or not.
 shell.prefix(
-    f"set -euo pipefail; export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH; "
+    "set -euo pipefail; "
+    f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH "
+    f"PYTHONPATH={shlex.quote(str(workflow.basedir))}; "
 )
 
 try:
@@ -23,8 +29,7 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-# The name that environment.yml gives; used only where Snakemake is told to deploy with conda.
-ENVIRONMENT = "dfp-repro"
+ENVIRONMENT = f"{workflow.basedir}/environment.yml"  # used only where Snakemake is told to deploy with conda
 RESULTS = SETTINGS.results_dir.rstrip("/")
 DATA = Path(SETTINGS.data_dir)
 SUFFIXES = {"table": ("csv", "md", "tex"), "figure": ("png", "pdf", "csv")}

@@ -47,11 +47,7 @@ def load(path: Path, template: Any, digest: str) -> tuple[Any, dict[str, Any]]:
     if stamp["digest"] != digest:
         raise CheckpointError(f"{path}: belongs to spec {stamp['digest'][:12]}, not to {digest[:12]}")
     leaves, structure = jax.tree_util.tree_flatten_with_path(template)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = [file[jax.tree_util.keystr(where)] for where, _ in leaves]
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise CheckpointError(f"{path}: damaged: {error}") from None
+    arrays = _read(path, [jax.tree_util.keystr(where) for where, _ in leaves])
     for (where, leaf), array in zip(leaves, arrays, strict=True):
         if array.shape != leaf.shape or array.dtype != leaf.dtype:
             name = jax.tree_util.keystr(where)
@@ -62,9 +58,16 @@ def load(path: Path, template: Any, digest: str) -> tuple[Any, dict[str, Any]]:
 
 def read_stamp(path: Path) -> dict[str, Any]:
     """``{"digest": ..., "progress": ...}`` of a checkpoint; :class:`CheckpointError` where there is none."""
+    (stamp,) = _read(path, ["stamp"])
+    return json.loads(stamp.tobytes())
+
+
+def _read(path: Path, names: list[str]) -> list[np.ndarray]:
+    """Arrays of an ``.npz``, each checked against its checksum."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return json.loads(file["stamp"].tobytes())
+        # Opened here: NumPy leaves a file open that is no archive.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            return [archive[name] for name in names]
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:

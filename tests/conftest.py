@@ -5,7 +5,9 @@ Dtypes are not strict: optax's Adam mixes its integer step count with floats.
 
 import os
 
-os.environ["JAX_PLATFORMS"] = "cpu"  # before JAX is imported: the tests compare bits
+# Before JAX is imported. The tests compare bits; and most of their time is compilation, so LLVM need not optimise.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=0"
 
 import jax
 

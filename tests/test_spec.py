@@ -213,7 +213,7 @@ def test_a_bad_method_is_one_line_that_names_it(agent, message):
     catalogue = json.loads(CATALOGUE.model_dump_json())
     catalogue["methods"]["dfp"]["agent"] = agent
     with pytest.raises(ConfigError) as error:
-        agent_for("dfp", "lift", type(CATALOGUE).model_validate(catalogue))
+        agent_for("dfp", "cube-double-task2", type(CATALOGUE).model_validate(catalogue))
     assert str(error.value).startswith("methods.yaml, dfp: ")
     assert message in str(error.value)
 

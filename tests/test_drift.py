@@ -70,7 +70,7 @@ def test_eq_7_and_8_against_autodiff_of_the_log_kde():
     x, p, q, h = normal(0, 5, 2), normal(1, 9, 2), normal(2, 8, 2), 0.6
 
     def log_kde(point, targets):
-        return jax.nn.logsumexp(-jnp.sum((point - targets) ** 2, axis=-1) / (2 * h**2))
+        return jax.nn.logsumexp(-jnp.sum((point[None] - targets) ** 2, axis=-1) / (2 * h**2))
 
     score = jax.vmap(jax.grad(log_kde), in_axes=(0, None))
     np.testing.assert_allclose(h**2 * score(x, p), mean_shift(x[None], p[None], h)[0], rtol=1e-4, atol=1e-5)

@@ -19,7 +19,8 @@ SOURCE = ", ".join(map(str, workflow.configfiles)) or "config"
 shell.prefix(
     "set -euo pipefail; "
     f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH "
-    f"PYTHONPATH={shlex.quote(str(workflow.basedir))}; "
+    f"PYTHONPATH={shlex.quote(str(workflow.basedir))} "
+    f"WORKFLOW={shlex.quote(str(workflow.main_snakefile))}; "
 )
 
 try:

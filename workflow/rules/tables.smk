@@ -75,9 +75,7 @@ rule report:
         f"{RESULTS}/logs/report.log",
     conda:
         ENVIRONMENT
-    params:
-        snakefile=workflow.main_snakefile,
     # The workflow's own report, by a second Snakemake that looks at the jobs of this one.
     shell:
-        "python -m snakemake --snakefile {params.snakefile:q} --configfile {input.config:q}"
+        'python -m snakemake --snakefile "$WORKFLOW" --configfile {input.config:q}'
         " --nolock --cores 1 --report {output:q} -- tables_and_figures > {log:q} 2>&1"

@@ -11,6 +11,7 @@ from dfp.experiments import plan, run_table
 from dfp.spec import (
     Config,
     ConfigError,
+    RunSpec,
     agent_for,
     finetune_spec,
     load_catalogue,
@@ -84,10 +85,11 @@ def changed_runs(change) -> tuple[set[str], set[str]]:
     change(config, catalogue)
     catalogue = type(CATALOGUE).model_validate(catalogue)
     after = plan(parse_config(config, "test", catalogue), catalogue)
-    return tuple(
-        {folder for folder, spec in new.items() if old.get(folder) is None or old[folder].digest() != spec.digest()}
-        for old, new in ((before.pretrainings, after.pretrainings), (before.finetunings, after.finetunings))
-    )  # type: ignore[return-value]
+    return changed(before.pretrainings, after.pretrainings), changed(before.finetunings, after.finetunings)
+
+
+def changed(before: dict[str, RunSpec], after: dict[str, RunSpec]) -> set[str]:
+    return {folder for folder, spec in after.items() if folder not in before or before[folder] != spec}
 
 
 def test_table_2_needs_48_cells_on_24_pretrainings_times_5_seeds():

@@ -226,7 +226,7 @@ def test_a_checkpoint_of_another_spec_is_not_used(straight, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(train.Unfinished):
         train.finetune(make_spec(seed=0), run, straight / "pre", options(deadline=0.0))
-    other = make_spec(online=make_spec().online.model_copy(update={"steps": 20}))  # type: ignore[union-attr]
+    other = make_spec(online={"steps": 20, "warmup_steps": 33, "buffer_capacity": 1100})
     train.finetune(other, run, straight / "pre", options())
     assert "checkpoint refused" in (run / "train.log").read_text()
 

@@ -122,7 +122,7 @@ class ActorCritic:
         """D = H * A, the width of a flattened chunk."""
         return self.config.chunk * self.action_size
 
-    # -- what a method brings
+    # -- what a method brings; the base class alone is no agent
 
     def init_actor(self, key: Array) -> Params:
         """Fresh actor parameters."""

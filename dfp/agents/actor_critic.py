@@ -4,6 +4,7 @@ Shapes: ``B`` batch, ``H`` chunk length, ``A`` action dimension, ``D = H * A`` f
 ``N`` candidates, ``K`` positives, ``E`` critics.
 """
 
+import abc
 import dataclasses
 from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, Self
@@ -103,7 +104,7 @@ def in_blocks(function: Callable[..., Any], *arrays: Array) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class ActorCritic:
+class ActorCritic(abc.ABC):
     """A policy with an ensemble critic. A method adds ``config``, the policy and its loss."""
 
     network: NetworkSpec
@@ -122,28 +123,28 @@ class ActorCritic:
         """D = H * A, the width of a flattened chunk."""
         return self.config.chunk * self.action_size
 
-    # -- what a method brings; the base class alone is no agent
+    # -- what a method brings
 
+    @abc.abstractmethod
     def init_actor(self, key: Array) -> Params:
         """Fresh actor parameters."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
         """The policy: ``[..., S], [..., D] -> [..., D]``, one pass, not clipped."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def actor_loss(self, actor: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         """The method's loss; the critic inside it is frozen."""
-        raise NotImplementedError
 
     @property
+    @abc.abstractmethod
     def actor_work(self) -> MLPWork:
         """One pass of the policy."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def actor_loss_work(self) -> float:
         """Matrix-multiply FLOP of the actor loss and its gradient, per row of the batch."""
-        raise NotImplementedError
 
     # -- critic
 

@@ -1,107 +1,22 @@
 """Datasets on disk: what is read, what is refused, and how files come to be."""
 
 import fcntl
-import functools
 import hashlib
 import http.server
 import json
-import os
 import re
 import resource
-import signal
-import subprocess
-import sys
 import threading
-import time
 import tracemalloc
-import warnings
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-import ogbench.utils
 import pytest
-from ogbench.relabel_utils import relabel_dataset
+from helpers import CUBE, DOUBLE, DOWNLOAD, WHOLE, columns, ignore, npz, record, small, wait_until
 
-from dfp.spec import ConfigError, DataSpec, TaskSpec
-from dfp.tasks import dataset, download, generate, load_dataset, manifest_path, prepare_dataset, shard_count
+from dfp.spec import DataSpec, TaskSpec
+from dfp.tasks import dataset, download, load_dataset, manifest_path, prepare_dataset, shard_count
 from dfp.tasks.dataset import DataError
-from dfp.tasks.ogbench import make_simulator
-
-CUBE = TaskSpec(
-    key="cube-single-task2",
-    suite="ogbench",
-    environment="cube-single-singletask-task2-v0",
-    dataset="cube-single-play-v0",
-    observation_size=28,
-    action_size=5,
-    max_episode_steps=200,
-    rows=5,
-)
-DOUBLE = CUBE.model_copy(
-    update={
-        "key": "cube-double-task2",
-        "environment": "cube-double-singletask-task2-v0",
-        "dataset": "cube-double-play-v0",
-        "observation_size": 37,
-        "max_episode_steps": 500,
-    }
-)
-DOWNLOAD = DataSpec(source="download")
-
-
-def wait_until(condition, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def ignore(line: str) -> None:
-    pass
-
-
-def columns(cubes: list[list[float]], terminals: list[int], observation_size: int = 28) -> dict[str, np.ndarray]:
-    """A file's columns. Row i has observations i and actions i / 4; ``cubes`` are the positions, [R, 3 * cubes]."""
-    rows, count = len(terminals), len(cubes[0]) // 3
-    index = np.arange(rows, dtype=np.float32)[:, None]
-    qpos = np.zeros((rows, 14 + 7 * count), np.float32)
-    for cube in range(count):
-        qpos[:, 14 + 7 * cube : 17 + 7 * cube] = np.array(cubes)[:, 3 * cube : 3 * cube + 3]
-    return {
-        "observations": np.broadcast_to(index, (rows, observation_size)).copy(),
-        "actions": np.broadcast_to(index / 4, (rows, 5)).copy(),
-        "terminals": np.array(terminals, bool),
-        "qpos": qpos,
-        "qvel": np.zeros((rows, 13), np.float32),
-    }
-
-
-def small() -> dict[str, np.ndarray]:
-    """Two episodes, of three and of two transitions; the goal of task 2 is (0.50, 0, 0.02)."""
-    x = [0.35, 0.459, 0.461, 0.50, 0.539, 0.541, 0.30]
-    return columns([[value, 0.0, 0.02] for value in x], [0, 0, 0, 1, 0, 0, 1])
-
-
-def npz(content: dict[str, np.ndarray]) -> bytes:
-    stream = BytesIO()
-    np.savez_compressed(stream, allow_pickle=True, **content)
-    return stream.getvalue()
-
-
-def record(data_dir: Path, task: TaskSpec, *files: bytes) -> Path:
-    """A downloaded dataset with the given files, and a manifest that is true of their bytes. The first file's path."""
-    path = manifest_path(task, DOWNLOAD, data_dir)
-    path.parent.mkdir(parents=True)
-    entries = []
-    for index, content in enumerate(files):
-        path.with_name(f"{index}.npz").write_bytes(content)
-        digest = hashlib.sha256(content).hexdigest()
-        entries.append({"name": f"{index}.npz", "bytes": len(content), "sha256": digest, "rows": 5})
-    manifest = {"dataset": task.dataset, "source": "download", "rows": 5, "files": entries, "versions": {}}
-    path.write_text(json.dumps(manifest))
-    return path.with_name("0.npz")
-
 
 # --------------------------------------------------------------------------- reading
 
@@ -253,7 +168,7 @@ def test_a_folder_without_manifest_is_no_dataset(tmp_path):
         (lambda text: text[:-20], "Invalid JSON"),
         (
             lambda text: text.replace('"source"', '"seeds": 1, "source"'),
-            "unknown key 'seeds'; allowed: dataset, episodes",
+            "unknown key 'seeds'; allowed: dataset, env_args",
         ),
         (lambda text: text.replace("cube-single-play-v0", "scene-play-v0"), "describes 'scene-play-v0', wanted 'cube-"),
     ],
@@ -364,7 +279,6 @@ def names(data_dir: Path) -> list[str]:
     return sorted(path.name for path in (data_dir / "download" / "cube-single-play-v0").iterdir())
 
 
-WHOLE = [".lock", "cube-single-play-v0.npz", "manifest.json"]
 PARTIAL = [".lock", "cube-single-play-v0.npz.part"]
 
 
@@ -522,146 +436,3 @@ def test_two_processes_that_want_the_same_file_fetch_it_once(tmp_path, server):
         job.join()
     assert manifests[0] == manifests[1]
     assert len(server.requests) == 1
-
-
-# --------------------------------------------------------------------------- generating
-
-STEPS = 130  # enough for an expert to finish a plan
-RECORDED = DataSpec(source="generate", episodes=3, seed=11)
-
-
-def record_here(data_dir: Path, processes: int) -> tuple[dict, list[str]]:
-    lines: list[str] = []
-    path = prepare_dataset(CUBE, RECORDED, data_dir, processes, lines.append)
-    return json.loads(path.read_text()), lines
-
-
-@pytest.fixture(scope="module")
-def recorded(tmp_path_factory):
-    """Three short episodes by two processes: folder, manifest, lines of progress."""
-    data_dir = tmp_path_factory.mktemp("recorded")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dataset, "EPISODE_STEPS", STEPS)
-        manifest, lines = record_here(data_dir, processes=2)
-        yield data_dir, manifest, lines
-
-
-def test_a_generated_dataset_is_described(recorded):
-    data_dir, manifest, lines = recorded
-    folder = data_dir / "generate" / "cube-single-play-v0-3x130-seed11-v1"
-    assert sorted(path.name for path in folder.iterdir()) == WHOLE
-    assert manifest["source"] == "generate"
-    assert (manifest["episodes"], manifest["seed"], manifest["rows"]) == (3, 11, 3 * STEPS)
-    assert manifest["versions"]["mujoco"] == "3.7.0"
-    assert manifest["plans"] >= manifest["plans_reached"] >= 1
-    assert [line.split(": ")[1] for line in lines] == ["1 of 3 episodes", "2 of 3 episodes", "3 of 3 episodes"]
-    assert shard_count(CUBE, RECORDED, data_dir) == 1
-
-
-def test_generated_episodes_are_ogbenchs_own_format(recorded):
-    """Read by OGBench's loader and relabelled by OGBench, the rows are those that our reader gives."""
-    data_dir, manifest, _ = recorded
-    file = manifest_path(CUBE, RECORDED, data_dir).with_name(manifest["files"][0]["name"])
-    theirs = ogbench.utils.load_dataset(file, add_info=True)
-    with warnings.catch_warnings(action="ignore"):  # of OGBench's own action spaces
-        relabel_dataset(CUBE.environment, make_simulator(CUBE.environment), theirs)
-    ours = load_dataset(CUBE, RECORDED, data_dir)
-    assert np.array_equal(ours.observations, theirs["observations"])
-    assert np.array_equal(ours.actions, np.clip(theirs["actions"], -(1 - 1e-5), 1 - 1e-5))
-    assert np.array_equal(ours.rewards, theirs["rewards"])
-    assert np.array_equal(ours.masks, theirs["masks"])
-    assert np.array_equal(ours.terminals, theirs["terminals"])
-    following = np.concatenate([ours.observations[1:], ours.final_observations[-1:]])
-    following[ours.terminals] = ours.final_observations
-    assert np.array_equal(following, theirs["next_observations"])
-    assert ours.terminals.nonzero()[0].tolist() == [STEPS - 1, 2 * STEPS - 1, 3 * STEPS - 1]
-
-
-def test_experts_move_the_cube(recorded):
-    data_dir, manifest, _ = recorded
-    with np.load(manifest_path(CUBE, RECORDED, data_dir).with_name(manifest["files"][0]["name"])) as archive:
-        observations = archive["observations"].reshape(3, STEPS + 1, 28)
-        qpos = archive["qpos"].reshape(3, STEPS + 1, 21)
-    assert np.array_equal(observations[..., :6], qpos[..., :6])  # the arm's joints: a row is one moment
-    assert (qpos[..., 16].max(axis=1) > 0.05).any()  # the cube's height in metres: lifted
-    assert len(np.unique(observations[:, 0], axis=0)) == 3
-
-
-def start_elsewhere(data_dir: Path) -> subprocess.Popen:
-    script = (
-        "import sys; from pathlib import Path; from dfp.spec import DataSpec, TaskSpec; from dfp.tasks import dataset; "
-        "task, data, data_dir, dataset.EPISODE_STEPS = sys.argv[1], sys.argv[2], sys.argv[3], int(sys.argv[4]); "
-        "dataset.prepare_dataset(TaskSpec.model_validate_json(task), DataSpec.model_validate_json(data), "
-        "Path(data_dir), 1, print)"
-    )
-    arguments = [CUBE.model_dump_json(), RECORDED.model_dump_json(), str(data_dir), str(STEPS)]
-    return subprocess.Popen([sys.executable, "-c", script, *arguments], start_new_session=True)
-
-
-def members(group: int) -> list[int]:
-    """Live processes of a process group."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, _, leader = entry.read_text().rpartition(")")[2].split()[:3]
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if int(leader) == group and state != "Z":
-            found.append(int(entry.parent.name))
-    return found
-
-
-def test_a_killed_recording_is_taken_up_and_ends_as_if_never_killed(tmp_path, recorded):
-    data_dir, manifest, _ = recorded
-    folder = manifest_path(CUBE, RECORDED, tmp_path).parent
-    job = start_elsewhere(tmp_path)
-    wait_until(lambda: any(folder.glob("parts/[0-9]*.npz")))
-    os.kill(job.pid, signal.SIGKILL)
-    job.wait()
-    wait_until(lambda: not members(job.pid))  # its recording process ends with it
-    kept = len(list(folder.glob("parts/[0-9]*.npz")))
-    assert 1 <= kept < 3
-    assert sorted(path.name for path in folder.iterdir()) == [".lock", "parts"]
-
-    resumed, lines = record_here(tmp_path, processes=1)
-    assert len(lines) == 3 - kept
-    assert resumed == manifest
-    file = manifest["files"][0]["name"]
-    assert (folder / file).read_bytes() == manifest_path(CUBE, RECORDED, data_dir).with_name(file).read_bytes()
-    assert sorted(path.name for path in folder.iterdir()) == WHOLE
-
-
-def test_a_thousand_episodes_make_a_file(tmp_path, recorded, monkeypatch):
-    """Here two: the episodes are those of the single file, whatever files they lie in."""
-    data_dir, manifest, _ = recorded
-    monkeypatch.setattr(generate, "EPISODES_PER_FILE", 2)
-    whole = manifest_path(CUBE, RECORDED, data_dir).with_name(manifest["files"][0]["name"])
-    parts = tmp_path / "parts"
-    parts.mkdir()
-    with np.load(whole) as archive:
-        for episode in range(3):
-            rows = slice(episode * (STEPS + 1), (episode + 1) * (STEPS + 1))
-            content = {name: archive[name][rows] for name in archive.files if name != "plans"}
-            np.savez(parts / f"{episode:06d}.npz", **content, plans=archive["plans"][episode : episode + 1])
-    split = generate.generate(CUBE, RECORDED, tmp_path, 1, ignore, STEPS)
-    assert [(file.name, file.rows) for file in split.files] == [
-        ("cube-single-play-v0-000.npz", 2 * STEPS),
-        ("cube-single-play-v0-001.npz", STEPS),
-    ]
-    assert (split.plans, split.plans_reached) == (manifest["plans"], manifest["plans_reached"])
-    with np.load(whole) as archive, np.load(tmp_path / "cube-single-play-v0-001.npz") as last:
-        assert np.array_equal(last["observations"], archive["observations"][2 * (STEPS + 1) :])
-
-
-def test_a_recording_process_that_dies_is_reported(tmp_path, monkeypatch):
-    monkeypatch.setattr(generate, "_obey_parent", functools.partial(os._exit, 9))
-    with pytest.raises(DataError, match=r"a recording process died \(out of memory\?\); finished episodes are kept"):
-        record_here(tmp_path, processes=1)
-
-
-def test_a_dataset_without_expert_is_refused(tmp_path):
-    scene = CUBE.model_copy(update={"dataset": "scene-play-v0"})
-    with pytest.raises(
-        ConfigError, match="unknown dataset to generate 'scene-play-v0'; allowed: cube-single-play-v0, "
-    ):
-        prepare_dataset(scene, RECORDED, tmp_path, 1, ignore)

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
 from dfp.spec import ConfigError, DataSpec, TaskSpec
+
+if TYPE_CHECKING:
+    from dfp.tasks.robomimic_check import Replay
 
 
 class Step(NamedTuple):
@@ -68,10 +71,11 @@ def make_environment(task: TaskSpec) -> Environment:
       ConfigError: no such environment, a width or a cap that differs from the task's, or simulator versions other
         than those that the results belong to.
     """
-    _require_ogbench(task)
-    from dfp.tasks import ogbench
-
-    return ogbench.make_environment(task)
+    if task.suite == "robomimic":
+        from dfp.tasks import robomimic as suite
+    else:
+        from dfp.tasks import ogbench as suite
+    return suite.make_environment(task)
 
 
 def prepare_dataset(
@@ -89,7 +93,6 @@ def prepare_dataset(
       ConfigError: the task has no such source.
       DataError: the files cannot be had, or are not what they should be.
     """
-    _require_ogbench(task)
     from dfp.tasks import dataset
 
     return dataset.prepare_dataset(task, data, data_dir, processes, report)
@@ -104,7 +107,6 @@ def load_dataset(task: TaskSpec, data: DataSpec, data_dir: Path, shard: int = 0)
     Raises:
       DataError: the dataset is not prepared, its file is not the recorded one, or what it holds is no dataset.
     """
-    _require_ogbench(task)
     from dfp.tasks import dataset
 
     return dataset.load_dataset(task, data, data_dir, shard)
@@ -112,10 +114,30 @@ def load_dataset(task: TaskSpec, data: DataSpec, data_dir: Path, shard: int = 0)
 
 def shard_count(task: TaskSpec, data: DataSpec, data_dir: Path) -> int:
     """Files of a prepared dataset. Raises ``DataError`` where it is not prepared."""
-    _require_ogbench(task)
     from dfp.tasks import dataset
 
     return len(dataset.read_manifest(dataset.manifest_path(task, data, data_dir), task).files)
+
+
+def check(
+    task: TaskSpec, data: DataSpec, data_dir: Path, demonstrations: int | None, report: Callable[[str], None]
+) -> Replay:
+    """Play recorded actions again, from recorded states, and see whether they solve the task as they did.
+
+    Args:
+      demonstrations: how many, from the first; None: all.
+      report: called with one line per demonstration.
+
+    Raises:
+      ConfigError: the task is not of Robomimic, whose files alone hold what a replay needs, or has no environment.
+      DataError: the dataset is not prepared, its file is not the recorded one, or what it holds is no dataset.
+    """
+    if task.suite != "robomimic":
+        raise ConfigError(f"task '{task.key}': only Robomimic's recordings can be replayed; allowed: lift, can, square")
+    from dfp.tasks import dataset, robomimic_check
+
+    file = dataset.recorded_file(task, data, data_dir, shard=0)
+    return robomimic_check.replay(task, file, demonstrations, report)
 
 
 def manifest_path(task: TaskSpec, data: DataSpec, data_dir: Path) -> Path:
@@ -123,11 +145,3 @@ def manifest_path(task: TaskSpec, data: DataSpec, data_dir: Path) -> Path:
     from dfp.tasks import dataset
 
     return dataset.manifest_path(task, data, data_dir)
-
-
-def _require_ogbench(task: TaskSpec) -> None:
-    if task.suite != "ogbench":
-        raise ConfigError(
-            f"task '{task.key}': Robomimic tasks are not available yet in this version "
-            "(planning them works, running them does not)"
-        )

@@ -1,4 +1,4 @@
-"""Fetching OGBench's published datasets: resumed where they stopped, named only once they are whole."""
+"""Fetching the published datasets: resumed where they stopped, named only once they are whole."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import requests
-from ogbench.utils import DATASET_URL
 
 from dfp.spec import TaskSpec
 from dfp.tasks.dataset import (
@@ -20,41 +20,73 @@ from dfp.tasks.dataset import (
     how_to_prepare,
     move_into_place,
 )
-from dfp.tasks.ogbench import installed_versions
 
-MIRROR = "DFP_OGBENCH_URL"  # environment variable; its value stands for DATASET_URL
+MIRRORS = {"ogbench": "DFP_OGBENCH_URL", "robomimic": "DFP_ROBOMIMIC_URL"}  # environment variables, by suite
 ATTEMPTS = 5  # in a row without a new byte
 FIRST_PAUSE = 1.0  # seconds, doubled after each attempt in vain
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
 CHUNK = 1 << 20  # bytes
 
 
+class Origin(NamedTuple):
+    """Where the files of a dataset are published, and what they are called here."""
+
+    place: str  # the file or folder
+    urls: dict[str, str]  # by the name here, in the order of rotation
+
+
 def download(task: TaskSpec, folder: Path, report: Callable[[str], None]) -> Manifest:
     """Fetch what is missing in ``folder`` of the dataset of ``task``.
 
     A transfer goes to ``<name>.part`` and continues there, also in a later call; the file takes its name once its
-    content has been read and found to be a dataset.
+    content has been read and found to be a dataset. A file that was copied to ``folder`` by hand is taken as it is.
 
     Raises:
       DataError: the server cannot be reached or has no such file, or what came is not the published dataset.
     """
-    base = os.environ.get(MIRROR, DATASET_URL).rstrip("/")
-    origin = f"{base}/{task.dataset}" if task.shards > 1 else base
+    origin = _origin(task)
     with requests.Session() as session:
         session.headers["Accept-Encoding"] = "identity"  # sizes and ranges are those of the file itself
-        names = file_names(task.dataset, task.shards)
-        files = tuple(_obtain(session, f"{origin}/{name}", folder / name, task, report) for name in names)
+        files = tuple(_obtain(session, url, folder / name, task, report) for name, url in origin.urls.items())
     rows = sum(file.rows for file in files)
     if rows != task.rows:
         raise DataError(f"{folder}: {rows} transitions, but task '{task.key}' says that {task.rows} were published")
     return Manifest(
         dataset=task.dataset,
         source="download",
-        url=f"{origin}/" if task.shards > 1 else f"{origin}/{files[0].name}",
+        url=origin.place,
         rows=rows,
         files=files,
-        versions=installed_versions(),
+        **_facts(task, folder / files[0].name),
     )
+
+
+def _origin(task: TaskSpec) -> Origin:
+    mirror = os.environ.get(MIRRORS[task.suite], "").rstrip("/")
+    if task.suite == "robomimic":
+        from dfp.tasks.robomimic_files import DATASET_URL
+
+        (name,) = file_names(task.dataset, 1, "hdf5")
+        url = f"{mirror or DATASET_URL}/v1.5/{task.dataset.replace('-', '/')}.hdf5"
+        return Origin(url, {name: url})
+    from ogbench.utils import DATASET_URL
+
+    base, names = mirror or DATASET_URL.rstrip("/"), file_names(task.dataset, task.shards)
+    if task.shards > 1:
+        base = f"{base}/{task.dataset}"
+    urls = {name: f"{base}/{name}" for name in names}
+    return Origin(f"{base}/" if task.shards > 1 else urls[names[0]], urls)
+
+
+def _facts(task: TaskSpec, file: Path) -> dict[str, Any]:
+    """What else a manifest says of a suite's files."""
+    if task.suite == "robomimic":
+        from dfp.tasks import robomimic, robomimic_files
+
+        return {"versions": robomimic.installed_versions(), "env_args": robomimic_files.read_env_args(file, task)}
+    from dfp.tasks import ogbench
+
+    return {"versions": ogbench.installed_versions()}
 
 
 def _obtain(session: requests.Session, url: str, target: Path, task: TaskSpec, report: Callable[[str], None]) -> File:
@@ -73,28 +105,29 @@ def _fetch(session: requests.Session, url: str, part: Path, task: TaskSpec, repo
     while True:
         before = _size(part)
         try:
-            return _transfer(session, url, part, report)
+            return _transfer(session, url, part, task, report)
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             vain = 1 if _size(part) > before else vain + 1
             if vain == ATTEMPTS:
                 raise DataError(
-                    f"{url}: cannot be fetched ({_root(error)}); {_size(part)} bytes are kept. Compute nodes "
-                    f"often have no internet: on a login node, {how_to_prepare(task)}"
+                    f"{url}: cannot be fetched ({_root(error)}); {_size(part)} bytes are kept. Compute nodes often "
+                    f"have no internet: copy the file to {part.with_suffix('')} or, on a login node, "
+                    f"{how_to_prepare(task)}"
                 ) from None
             report(f"{url}: {_root(error)}; trying again")
             time.sleep(FIRST_PAUSE * 2 ** (vain - 1))
         except requests.RequestException as error:
-            raise DataError(f"{url}: cannot be fetched ({error}); a mirror is named by {MIRROR}") from None
+            raise DataError(f"{url}: cannot be fetched ({error}); {_elsewhere(part, task)}") from None
 
 
-def _transfer(session: requests.Session, url: str, part: Path, report: Callable[[str], None]) -> None:
+def _transfer(session: requests.Session, url: str, part: Path, task: TaskSpec, report: Callable[[str], None]) -> None:
     """One connection: continue ``part``, or start it over where the server cannot."""
     done = _size(part)
     headers = {"Range": f"bytes={done}-"} if done else {}
     with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         total = _total_size(response)
         if response.status_code == requests.codes.not_found:
-            raise DataError(f"{url}: no such file on the server (404); a mirror is named by {MIRROR}")
+            raise DataError(f"{url}: no such file on the server (404); {_elsewhere(part, task)}")
         if response.status_code >= 500:
             raise requests.ConnectionError(f"status {response.status_code}")
         # A range that begins at the end: the last call stopped between the last byte and the new name.
@@ -109,6 +142,10 @@ def _transfer(session: requests.Session, url: str, part: Path, report: Callable[
                         report(f"{url}: {done * 100 // total} % of {total / 1e6:.1f} MB")
     if total is not None and done != total:
         raise DataError(f"{part}: {done} bytes, but {url} has {total}; delete it and try again")
+
+
+def _elsewhere(part: Path, task: TaskSpec) -> str:
+    return f"name a mirror by {MIRRORS[task.suite]}, or copy the file to {part.with_suffix('')}"
 
 
 def _total_size(response: requests.Response) -> int | None:

@@ -71,13 +71,19 @@ class OGBenchEnvironment:
 
     def __init__(self, simulator: gymnasium.Env) -> None:
         self.simulator = simulator
+        self._model: Any = simulator.unwrapped.model
+        self._damping = self._model.dof_damping.copy()
 
     def reset(self, seed: int) -> np.ndarray:
         observation, _ = reset_episode(self.simulator, seed)
+        self._damping[:] = self._model.dof_damping
         return observation.astype(np.float32)
 
     def step(self, action: np.ndarray) -> Step:
+        # Scene locks its drawer and window by damping them in the model, which siblings share: each brings its own.
+        self._model.dof_damping[:] = self._damping
         observation, reward, terminated, truncated, info = self.simulator.step(action)
+        self._damping[:] = self._model.dof_damping
         return Step(
             observation.astype(np.float32), float(reward), bool(terminated), bool(truncated), bool(info["success"])
         )
@@ -116,10 +122,20 @@ def reset_episode(simulator: gymnasium.Env, seed: int) -> tuple[np.ndarray, dict
 
 
 def make_simulator(name: str, **settings: Any) -> gymnasium.Env:
-    """OGBench's own environment, compiled and ready, without Gymnasium's checks of each step."""
+    """OGBench's own environment, compiled and ready, without Gymnasium's checks of each step.
+
+    Raises:
+      ConfigError: a step of it does not say whether it succeeded.
+    """
     with _quiet():
         simulator = gymnasium.make(name, disable_env_checker=True, **settings)
         simulator.reset()
+        info = simulator.step(np.zeros(simulator.action_space.shape or ()))[-1]
+    if "success" not in info:
+        raise ConfigError(
+            f"environment '{name}': the info of a step has no 'success', so nothing can be measured on it; "
+            "its step must report success as OGBench's manipulation environments do"
+        )
     return simulator
 
 
@@ -153,7 +169,7 @@ def _version(package: str) -> str:
 
 def reward_columns(task: TaskSpec) -> dict[str, int]:
     """Columns that the rewards of ``task`` are computed from, and their widths."""
-    inner: Any = _judge(task).unwrapped
+    inner = _judge(task).unwrapped
     columns = {"qpos": inner.model.nq}
     if hasattr(inner, "_num_buttons"):
         columns["button_states"] = inner._num_buttons
@@ -170,15 +186,27 @@ def rewards_and_masks(task: TaskSpec, columns: dict[str, np.ndarray]) -> tuple[n
       columns: the columns of :func:`reward_columns`, each [R, width].
     """
     rows = dict(columns)
-    with _quiet():
-        relabel_dataset(task.environment, _judge(task), rows)
+    relabel_dataset(task.environment, _judge(task), rows)
     return rows["rewards"], rows["masks"]
 
 
-def _judge(task: TaskSpec) -> gymnasium.Env:
+class _Judge:
+    """An environment for OGBench's relabelling, at its goal from the start: that does not change from reset to reset.
+
+    So a file that is read in the background needs no reset, whose warnings Python can only silence for all threads.
+    """
+
+    def __init__(self, environment: str) -> None:
+        self.unwrapped: Any = make_simulator(environment).unwrapped
+
+    def reset(self) -> None:
+        pass
+
+
+def _judge(task: TaskSpec) -> _Judge:
     return _judge_of(_registered(task).id)
 
 
 @functools.lru_cache(maxsize=1)  # making one takes seconds, and a run may load a file every thousand updates
-def _judge_of(environment: str) -> gymnasium.Env:
-    return make_simulator(environment)
+def _judge_of(environment: str) -> _Judge:
+    return _Judge(environment)

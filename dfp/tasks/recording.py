@@ -1,0 +1,89 @@
+"""Recording episodes in several processes, taken up where it was interrupted.
+
+A finished episode is a file of its own, in ``parts/``, until the file of the dataset that it belongs to is complete.
+"""
+
+from __future__ import annotations
+
+import functools
+import multiprocessing
+import os
+import shutil
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+from dfp.tasks.dataset import DataError, replacing
+
+Record = Callable[[int, Path], None]
+Join = Callable[[list[Path], Path], None]
+
+
+def record_files(
+    folder: Path,
+    files: Mapping[str, Sequence[int]],
+    record: Record,
+    join: Join,
+    processes: int,
+    report: Callable[[str], None],
+) -> None:
+    """Make what is missing in ``folder`` of ``files``: names, and the numbers of the episodes in each.
+
+    Args:
+      record: writes the episode of a number to a path, in a process of its own: it and what it holds are pickled.
+      join: writes one file of several episodes' files, here.
+      processes: at once (>= 1). No episode may depend on it.
+      report: called with one line of progress at a time.
+
+    Raises:
+      DataError: a recording process died.
+    """
+    parts = folder / "parts"
+    parts.mkdir(exist_ok=True)
+    # A fresh interpreter per process: a fork would copy the caller's threads and device handles in mid-air.
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(min(processes, sum(map(len, files.values()))), spawn, _obey_parent) as pool:
+            for name, episodes in files.items():
+                if not (folder / name).exists():
+                    _record_file(folder / name, {parts / f"{k:06d}": k for k in episodes}, record, join, pool, report)
+    except BrokenProcessPool:
+        raise DataError(
+            f"{folder}: a recording process died (out of memory?); finished episodes are kept, run it again"
+        ) from None
+    shutil.rmtree(parts)
+
+
+def _record_file(
+    file: Path, parts: dict[Path, int], record: Record, join: Join, pool: Executor, report: Callable[[str], None]
+) -> None:
+    """Record the episodes that are missing among ``parts``, and make one file of all."""
+    missing = [part for part in parts if not part.exists()]
+    recordings = pool.map(functools.partial(_record_part, record), [parts[part] for part in missing], missing)
+    for done, _ in enumerate(recordings, len(parts) - len(missing) + 1):
+        if done * 10 // len(parts) > (done - 1) * 10 // len(parts):
+            report(f"{file}: {done} of {len(parts)} episodes")
+    with replacing(file) as temporary:
+        join(list(parts), temporary)
+    for part in parts:
+        part.unlink()
+
+
+def _record_part(record: Record, episode: int, part: Path) -> None:
+    with replacing(part) as temporary:
+        record(episode, temporary)
+
+
+def _obey_parent() -> None:
+    """End this process with its parent, however that one ends, and leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_after, args=(multiprocessing.parent_process(),), daemon=True).start()
+
+
+def _end_after(process: Any) -> None:
+    process.join()
+    os._exit(1)

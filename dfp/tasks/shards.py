@@ -1,0 +1,114 @@
+"""The files of a dataset one after another, each read in the background while its predecessor is trained on.
+
+Of cube-quadruple-100m's 100 files another one is needed every 1,000 updates; reading one takes longer than those
+updates on a GPU. Files are inflated anew each time: kept unpacked they would take 25 GB more a task and save what
+happens in the background anyway (docs/performance.md).
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from dfp.spec import DataSpec, TaskSpec
+from dfp.tasks import Dataset
+from dfp.tasks.dataset import (
+    DataError,
+    manifest_path,
+    read_manifest,
+    read_transitions,
+    require_recorded,
+    require_whole,
+)
+
+
+class ShardReader:
+    """Reads the files of a prepared dataset, in one background thread.
+
+    The reader holds one file's rows at most, read or being read; with the one that the caller holds, two. A file's
+    checksum is compared when it is first read, and again only where the file has changed since.
+    """
+
+    def __init__(self, task: TaskSpec, data: DataSpec, data_dir: Path) -> None:
+        """Look at every file, so that one that is missing is found before the first update and not at its turn.
+
+        Raises:
+          DataError: the dataset is not prepared, or one of its files is missing or has another size than recorded.
+        """
+        self._task = task
+        self._path = manifest_path(task, data, data_dir)
+        self._files = read_manifest(self._path, task).files
+        for entry in self._files:
+            require_whole(self._path.with_name(entry.name), entry, task)
+        if task.suite == "ogbench":  # the simulator that judges the rows is made here, in the caller's thread
+            from dfp.tasks import ogbench
+
+            ogbench.reward_columns(task)
+        self._verified: dict[int, tuple[int, ...]] = {}  # by shard, what the file looked like then
+        self._rewards: dict[int, np.ndarray] = {}  # by shard, [N] int8: 1 MB a file, and half of the time to read it
+        self._next: tuple[int, Future[Dataset]] | None = None
+        self._thread = ThreadPoolExecutor(1, "shards")
+
+    def __enter__(self) -> ShardReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def count(self) -> int:
+        """Files of the dataset."""
+        return len(self._files)
+
+    def prefetch(self, shard: int) -> None:
+        """Begin to read file number ``shard`` (from 0); what was prefetched before is dropped.
+
+        What is wrong with the file is raised by :meth:`read`. ``DataError`` where there is no such file.
+        """
+        if not 0 <= shard < self.count:
+            raise DataError(f"{self._path}: no shard {shard}; allowed: 0 to {self.count - 1}")
+        if self._next is not None and self._next[0] == shard:
+            return
+        self._drop()
+        self._next = (shard, self._thread.submit(self._load, shard))
+
+    def read(self, shard: int) -> Dataset:
+        """The rows of file number ``shard`` (from 0): the prefetched ones, or else read now.
+
+        Raises:
+          DataError: there is no such file, it is not the recorded one, or what it holds is no dataset.
+        """
+        self.prefetch(shard)
+        assert self._next is not None
+        (_, future), self._next = self._next, None
+        return future.result()
+
+    def close(self) -> None:
+        """Drop what is prefetched and end the thread, once it has read what it reads."""
+        self._drop()
+        self._thread.shutdown()
+
+    def _drop(self) -> None:
+        if self._next is not None:
+            self._next[1].cancel()  # where it is being read, its rows go when it is done: before the next ones come
+            self._next = None
+
+    def _load(self, shard: int) -> Dataset:
+        entry = self._files[shard]
+        file = self._path.with_name(entry.name)
+        require_whole(file, entry, self._task)
+        found = file.stat()
+        state = (found.st_ino, found.st_size, found.st_mtime_ns)
+        if self._verified.get(shard) != state:
+            require_recorded(file, entry, self._task)
+            self._verified[shard] = state
+            self._rewards.pop(shard, None)
+        dataset = read_transitions(file, self._task, self._rewards.get(shard))
+        if self.count > 1:
+            self._rewards[shard] = dataset.rewards.astype(np.int8)  # OGBench's, small whole numbers
+        return dataset

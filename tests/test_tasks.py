@@ -6,29 +6,29 @@ import sys
 
 import numpy as np
 import pytest
+from helpers import CUBE, TASKS
+from ogbench.manipspace.envs.manipspace_env import ManipSpaceEnv
 
-from dfp import tasks
-from dfp.spec import ConfigError, DataSpec, TaskSpec
+from dfp.spec import ConfigError
 from dfp.tasks import Step, make_environment
 from dfp.tasks import ogbench as adapter
 
-CUBE = TaskSpec(
-    key="cube-single-task2",
-    suite="ogbench",
-    environment="cube-single-singletask-task2-v0",
-    dataset="cube-single-play-v0",
-    observation_size=28,
-    action_size=5,
-    max_episode_steps=200,
-    rows=1_000_000,
-)
-SCENE = CUBE.model_copy(
-    update={"environment": "scene-singletask-task2-v0", "observation_size": 40, "max_episode_steps": 750}
-)
-PUZZLE = CUBE.model_copy(
-    update={"environment": "puzzle-3x3-singletask-task4-v0", "observation_size": 55, "max_episode_steps": 500}
-)
-ROBOMIMIC = CUBE.model_copy(update={"suite": "robomimic", "key": "lift", "environment": "Lift"})
+FACTS = {  # every OGBench task: width of a state, episode cap, parts of its goal
+    "cube-single-task2": (28, 200, 1),
+    "cube-double-task2": (37, 500, 2),
+    "cube-double-task3": (37, 500, 2),
+    "cube-double-task4": (37, 500, 2),
+    "cube-triple-task2": (46, 1000, 3),
+    "cube-triple-task3": (46, 1000, 3),
+    "cube-triple-task4": (46, 1000, 3),
+    "cube-quadruple-task2": (55, 1000, 4),
+    "cube-quadruple-task3": (55, 1000, 4),
+    "cube-quadruple-task4": (55, 1000, 4),
+    "scene-task2": (40, 750, 5),  # cube, two buttons, drawer, window
+    "puzzle-3x3-task4": (55, 500, 9),
+    "puzzle-4x4-task4": (83, 500, 16),
+}
+ROBOMIMIC = TASKS["lift"]
 
 
 @pytest.fixture(scope="module")
@@ -64,9 +64,9 @@ def test_an_episode_is_a_function_of_its_seed_and_actions(cube):
     fresh.close()
 
 
-@pytest.mark.parametrize("task", [SCENE, PUZZLE], ids=["scene", "puzzle"])
-def test_button_tasks_are_functions_of_seed_and_actions_too(task):
-    environment = make_environment(task)
+@pytest.mark.parametrize("key", ["scene-task2", "puzzle-3x3-task4"])
+def test_button_tasks_are_functions_of_seed_and_actions_too(key):
+    environment = make_environment(TASKS[key])
     first = play(environment, seed=7, steps=40)
     play(environment, seed=8, steps=60)
     assert_bit_equal(first, play(environment, seed=7, steps=40))
@@ -109,26 +109,135 @@ def test_the_cap_truncates_at_its_last_step(cube):
     assert all(step.reward == -1.0 for step in episode[1:])
 
 
-def push_cube_into_goal(environment) -> list[Step]:
-    """Two steps: during the first the cube slides to within 0.04 m of its goal (0.50, 0, 0.02)."""
+# --------------------------------------------------------------------------- reward, success, cap: every task
+
+
+def set_goal(inner, above: float = 0.0, toggled: bool = False) -> None:
+    """Put all parts of the world into the goal; or cubes ``above`` it [m], and buttons, drawer and window apart."""
+    goal = inner.cur_task_info.get("goal", inner.cur_task_info)
+    cubes = goal.get("goal_xyzs", goal.get("block_xyzs", np.zeros((0, 3))))
+    for index, place in enumerate(cubes):
+        inner.data.joint(f"object_joint_{index}").qpos[:] = (*place[:2], place[2] + above, 1, 0, 0, 0)
+    if hasattr(inner, "_cur_button_states"):
+        states = goal.get("goal_button_states", goal.get("button_states"))
+        inner._cur_button_states = np.array(1 - states if toggled else states)
+    for name, apart in (("drawer", -0.16), ("window", 0.2)):
+        if f"{name}_pos" in goal:
+            inner.data.joint(f"{name}_slide").qpos[0] = apart if toggled else goal[f"{name}_pos"]
+
+
+def set_last_part_to_arrive(inner) -> float:
+    """Everything is in the goal but what the next step brings there. The reward until then."""
+    set_goal(inner)
+    if hasattr(inner, "_cur_button_states"):  # press button 0, which on a puzzle switches its neighbours too
+        switched = [0, 1, inner._num_cols] if hasattr(inner, "_num_cols") else [0]
+        inner._cur_button_states[switched] ^= 1
+        inner.data.qfrc_applied[inner.model.joint("buttonbox_joint_0").dofadr[0]] = -5.0
+        return -float(len(switched))
+    last = inner.data.joint(f"object_joint_{inner._num_cubes - 1}")  # slides to within 0.04 m of its goal
+    last.qpos[0] -= 0.045
+    last.qvel[0] = 0.5
+    return -1.0
+
+
+def test_all_tasks_of_the_suite_are_looked_at():
+    assert set(FACTS) == {key for key, task in TASKS.items() if task.suite == "ogbench"}
+    assert {key: (TASKS[key].observation_size, TASKS[key].max_episode_steps) for key in FACTS} == {
+        key: facts[:2] for key, facts in FACTS.items()
+    }
+
+
+@pytest.fixture(scope="module", params=FACTS)
+def world(request):
+    """An environment of each task; its reward is judged after the action."""
+    environment = make_environment(TASKS[request.param])
+    yield environment, *FACTS[request.param]
+    environment.close()
+
+
+def test_width_and_cap(world):
+    environment, width, cap, _ = world
+    assert environment.reset(0).shape == (width,)
+    environment.simulator._elapsed_steps = cap - 2  # TimeLimit's count
+    steps = [environment.step(np.zeros(5, np.float32)) for _ in range(2)]
+    assert [step.observation.shape for step in steps] == [(width,)] * 2
+    assert [step.truncated for step in steps] == [False, True]
+    assert not any(step.terminated or step.success for step in steps)
+
+
+def test_reward_counts_the_parts_that_are_not_in_place(world):
+    environment, _, _, parts = world
+    inner = environment.simulator.unwrapped
     environment.reset(0)
-    joint = environment.simulator.unwrapped.data.joint("object_joint_0")
-    joint.qpos[:3] = (0.455, 0.0, 0.02)
-    joint.qvel[:3] = (0.5, 0.0, 0.0)
-    return [environment.step(np.zeros(5, np.float32)) for _ in range(2)]
+    set_goal(inner, above=0.08, toggled=True)
+    assert environment.step(np.zeros(5, np.float32))[1:] == (-float(parts), False, False, False)
+    environment.reset(0)
+    set_goal(inner)
+    assert environment.step(np.zeros(5, np.float32))[1:] == (0.0, True, False, True)
 
 
-def test_post_timing_rewards_the_step_that_reaches(cube):
-    reaching, _ = push_cube_into_goal(cube)
-    assert reaching[1:] == (0.0, True, False, True)
+def test_post_timing_rewards_the_step_that_reaches(world):
+    environment, *_ = world
+    environment.reset(0)
+    set_last_part_to_arrive(environment.simulator.unwrapped)
+    assert environment.step(np.zeros(5, np.float32))[1:] == (0.0, True, False, True)
 
 
-def test_pre_timing_rewards_the_step_after(cube):
-    environment = make_environment(CUBE.model_copy(update={"success_timing": "pre"}))
-    reaching, after = push_cube_into_goal(environment)
-    assert reaching[1:] == (-1.0, False, False, False)
+@pytest.mark.parametrize("key", FACTS)
+def test_pre_timing_rewards_the_step_after(key):
+    environment = make_environment(TASKS[key].model_copy(update={"success_timing": "pre"}))
+    environment.reset(0)
+    before = set_last_part_to_arrive(environment.simulator.unwrapped)
+    reaching, after = (environment.step(np.zeros(5, np.float32)) for _ in range(2))
+    assert reaching[1:] == (before, False, False, False)
     assert after[1:] == (0.0, True, False, True)
     environment.close()
+
+
+def test_siblings_do_not_share_the_locks_of_a_scene():
+    """The locks are damping in the model, which siblings share: one's drawer is open, the other's locked."""
+    first = make_environment(TASKS["scene-task2"])
+
+    def begin(environment, button: int) -> None:
+        environment.reset(3)
+        inner = environment.simulator.unwrapped
+        inner.data.joint("drawer_slide").qpos[0] = -0.02
+        inner.data.qfrc_applied[inner.model.joint("drawer_slide").dofadr[0]] = -5.0  # pulls it open
+        inner._cur_button_states[0] = button
+        environment.step(np.zeros(5, np.float32))  # locks or unlocks
+
+    def alone(button: int) -> np.ndarray:
+        environment = first.sibling()
+        begin(environment, button)
+        return np.array([environment.step(action).observation for action in actions(1, 20)])
+
+    siblings = [first.sibling(), first.sibling()]
+    for button, environment in enumerate(siblings):
+        begin(environment, button)
+    steps = [[environment.step(action).observation for environment in siblings] for action in actions(1, 20)]
+    together = np.array(steps).swapaxes(0, 1)
+    for button in (0, 1):
+        assert together[button].tobytes() == alone(button).tobytes()
+    drawer = 36  # column of the drawer's place, 1 / 18 m
+    assert abs(together[0, -1, drawer] - together[0, 0, drawer]) < 1e-3
+    assert together[1, -1, drawer] < together[1, 0, drawer] - 0.5
+    first.close()
+
+
+# --------------------------------------------------------------------------- what is refused
+
+
+def test_an_environment_without_success_flag_is_refused(monkeypatch):
+    step = ManipSpaceEnv.step
+
+    def without(self, action):
+        *result, info = step(self, action)
+        del info["success"]
+        return *result, info
+
+    monkeypatch.setattr(ManipSpaceEnv, "step", without)
+    with pytest.raises(ConfigError, match=r"^environment 'cube-single-singletask-task2-v0': .* has no 'success'.*must"):
+        make_environment(CUBE)
 
 
 @pytest.mark.parametrize(
@@ -160,20 +269,6 @@ def test_a_missing_simulator_is_refused(monkeypatch):
     monkeypatch.setitem(adapter.SIMULATOR, "no-such-package", "1.0")
     with pytest.raises(ConfigError, match=r"^package 'no-such-package': found version none, wanted 1\.0$"):
         make_environment(CUBE)
-
-
-def test_robomimic_can_be_planned_but_not_run(tmp_path):
-    data = DataSpec(source="download")
-    assert tasks.manifest_path(ROBOMIMIC, data, tmp_path).name == "manifest.json"
-    calls = [
-        lambda: tasks.make_environment(ROBOMIMIC),
-        lambda: tasks.prepare_dataset(ROBOMIMIC, data, tmp_path, 1, print),
-        lambda: tasks.load_dataset(ROBOMIMIC, data, tmp_path),
-        lambda: tasks.shard_count(ROBOMIMIC, data, tmp_path),
-    ]
-    for call in calls:
-        with pytest.raises(ConfigError, match=r"^task 'lift': Robomimic tasks are not available yet in this version"):
-            call()
 
 
 def test_workers_need_neither_jax_nor_opengl():

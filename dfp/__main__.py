@@ -1,8 +1,10 @@
 """``python -m dfp <command>``: every step of the workflow, also by hand, without Snakemake.
 
-Exit codes: 0 done; 2 bad input, one line on standard error; 3 training had to stop; 75 unfinished, run me again.
+Exit codes: 0 done; 2 bad input, one line on standard error; 3 training had to stop; 4 a check failed;
+75 unfinished, run me again.
 """
 
+import json
 import os
 import sys
 import time
@@ -13,6 +15,7 @@ import typer
 
 from dfp.spec import ConfigError, RunSpec, load_catalogue, load_config
 
+FAILED_CHECK = 4
 UNFINISHED = 75  # EX_TEMPFAIL: everything is saved, the same command continues
 SLURM_MARGIN_S = 180.0  # what is left of the allocation for the last block, the checkpoint and the shutdown
 
@@ -34,20 +37,37 @@ DEFAULT_CONFIG = Path("config/config.yaml")
 
 @app.command("data")
 def prepare(
-    task: Annotated[str, typer.Argument(help="Task key, from config/tasks.yaml.")],
+    what: Annotated[list[str], typer.Argument(metavar="[check] TASK", help="Task key, from config/tasks.yaml.")],
     config: ConfigOption = DEFAULT_CONFIG,
     data: Annotated[str | None, typer.Option("--data", help="Source as JSON, instead of the configuration's.")] = None,
     data_dir: Annotated[Path | None, typer.Option("--data-dir", help="Default: the configuration's.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Processes that generate episodes.")] = 1,
+    demonstrations: Annotated[int | None, typer.Option(min=1, help="check: how many; default: all.")] = None,
 ) -> None:
-    """Download a task's dataset, or generate it, as the configuration says."""
-    from dfp.spec import lookup, parse_data
-    from dfp.tasks import prepare_dataset
+    """Download a task's dataset, or generate it, as the configuration says.
 
-    spec = lookup(load_catalogue().tasks, task, "task", "tasks.yaml").spec
+    `data check TASK` plays recorded actions again and says how many demonstrations succeed as they did (Robomimic).
+    """
+    from dfp import tasks
+    from dfp.spec import lookup, parse_data
+
+    *action, key = what
+    if action not in ([], ["check"]):
+        raise ConfigError(f"data: '{' '.join(what)}'; allowed: TASK, or check TASK")
+    spec = lookup(load_catalogue().tasks, key, "task", "tasks.yaml").spec
     source = load_config(config).data if data is None else parse_data(data)
     folder = data_dir or Path(load_config(config).data_dir)
-    typer.echo(prepare_dataset(spec, source, folder, processes, lambda line: typer.echo(line, err=True)))
+
+    def report(line: str) -> None:
+        typer.echo(line, err=True)
+
+    if not action:
+        typer.echo(tasks.prepare_dataset(spec, source, folder, processes, report))
+        return
+    replay = tasks.check(spec, source, folder, demonstrations, report)
+    typer.echo(replay.verdict())
+    if not replay.passed:
+        raise typer.Exit(FAILED_CHECK)
 
 
 # --------------------------------------------------------------------------- training
@@ -76,7 +96,7 @@ def pretrain(
 ) -> None:  # fmt: skip
     """The offline phase of a cell. Methods whose offline phases are equal share it."""
     run, folder, _, data_folder = _run(spec, task, method, seed, config, run_dir, None, data_dir, "pretrain")
-    _limit_threads(threads)
+    _prepare_xla(threads)
     from dfp import train
 
     options = train.Options(data_folder, 60 * checkpoint_minutes, _deadline(time_limit), threads, allow_cpu)
@@ -94,11 +114,29 @@ def finetune(
 ) -> None:  # fmt: skip
     """The online phase of a cell, from its finished pretraining."""
     run, folder, start, data_folder = _run(spec, task, method, seed, config, run_dir, pretrained, data_dir, "finetune")
-    _limit_threads(threads)
+    _prepare_xla(threads)
     from dfp import train
 
     options = train.Options(data_folder, 60 * checkpoint_minutes, _deadline(time_limit), threads, allow_cpu)
     train.finetune(run, folder, start, options)
+
+
+@app.command()
+def show(
+    folder: Annotated[Path | None, typer.Argument(help="Folder of a run, or name a cell by the options.")] = None,
+    task: TaskOption = None, method: MethodOption = None, seed: SeedOption = None, config: ConfigOrNone = None,
+    stage: Annotated[str, typer.Option("--stage", help="pretrain or finetune, of a cell.")] = "finetune",
+) -> None:  # fmt: skip
+    """The exact command of a run, every number of its spec, and where each comes from."""
+    from dfp.show import describe, read_run
+
+    if folder is not None:
+        run, command = read_run(folder)
+    else:
+        run, *_ = _run(None, task, method, seed, config, None, None, None, stage)
+        cell = f"--config {config or DEFAULT_CONFIG} --task {task} --method {method} --seed {seed}"
+        command = f"python -m dfp {stage} {cell}"
+    typer.echo(describe(run, load_catalogue(), command))
 
 
 def _run(
@@ -136,12 +174,17 @@ def _deadline(minutes: float | None) -> float | None:
     return min(limits, default=None)
 
 
-def _limit_threads(threads: int | None) -> None:
-    """Before JAX is imported: one job must not spread over the cores of its neighbours."""
+def _prepare_xla(threads: int | None) -> None:
+    """Before JAX is imported. Flags that are set already stay.
+
+    One job must not spread over the cores of its neighbours; and XLA left alone uses half of a CPU's widest vectors,
+    with which an update of the paper's size takes 2 % longer.
+    """
+    flags = ["--xla_cpu_prefer_vector_width=512"]
     if threads is not None:
-        flags = f"--xla_cpu_multi_thread_eigen={'false' if threads == 1 else 'true'}"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
+        flags.append(f"--xla_cpu_multi_thread_eigen={'false' if threads == 1 else 'true'}")
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
+    os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()
 
 
 # --------------------------------------------------------------------------- tables and figures
@@ -193,27 +236,42 @@ def figure(number: int, results_dir: ResultsOption, partial: PartialOption = Fal
 def bench(
     config: ConfigOption = DEFAULT_CONFIG,
     task: Annotated[str, typer.Option("--task", help="Task key: its widths, and its simulator.")] = "cube-double-task2",
-    method: Annotated[str, typer.Option("--method", help="Method key.")] = "dfp",
+    method: Annotated[list[str] | None, typer.Option("--method", help="Method key; repeatable. Default: dfp.")] = None,
+    phase: Annotated[str | None, typer.Option("--phase", help="offline or online. Default: both.")] = None,
     width: Annotated[int | None, typer.Option("--width", min=1, help="Default: the configuration's.")] = None,
     depth: Annotated[int | None, typer.Option("--depth", min=1, help="Default: the configuration's.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Default: the configuration's.")] = None,
-    simulator: Annotated[bool, typer.Option("--simulator", help="Also the online loop and an evaluation.")] = False,
-    steps: Annotated[int, typer.Option("--steps", min=600, help="Environment steps of the online loop.")] = 2000,
+    simulator: Annotated[bool, typer.Option("--simulator", help="Also the loops, and an evaluation.")] = False,
+    steps: Annotated[int, typer.Option("--steps", min=600, help="Environment steps of the online loop.")] = 3000,
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="Episodes of the evaluation.")] = 50,
+    scaling: Annotated[Path | None, typer.Option("--scaling", help="Instead: cost as work grows, into here.")] = None,
+    threads: ThreadsOption = None,
 ) -> None:
-    """Time updates, acting and (--simulator) the loops against their floors: a JSON line per case."""
-    import json
+    """Time updates, acting and (--simulator) the loops against their floors: a JSON line per case.
 
-    from dfp import bench as cases
+    With --scaling: the time of an online update against batch, width, N, K, G and rows, as a table and a figure.
+    """
+    _prepare_xla(threads)
+    from dfp import bench as measure
+    from dfp.console import print_cases
     from dfp.spec import finetune_spec
 
-    spec = finetune_spec(load_config(config), load_catalogue(), task, method, 0)
-    spec = cases.resized(spec, width, depth, batch)
-    for line in cases.bench_updates(spec):
-        typer.echo(json.dumps(line))
-    if simulator:
-        for line in cases.bench_simulator(spec, steps, episodes):
-            typer.echo(json.dumps(line))
+    if phase not in (None, "offline", "online"):
+        raise ConfigError(f"--phase: '{phase}'; allowed: offline, online")
+    lines = []
+    for key in method or ["dfp"]:
+        spec = finetune_spec(load_config(config), load_catalogue(), task, key, 0)
+        spec = measure.resized(spec, width, depth, batch)
+        cases = measure.bench_scaling(spec) if scaling else measure.bench_run(spec, phase, simulator, steps, episodes)
+        for line in cases:
+            lines.append({**line, "method": key})
+            typer.echo(json.dumps(lines[-1]))
+    print_cases(lines)
+    if scaling is not None:
+        from dfp.report.scaling import write_scaling
+
+        for path in write_scaling(lines, scaling):
+            typer.echo(path, err=True)
 
 
 def main() -> None:

@@ -1,10 +1,14 @@
 """How far from the machine's limit: every case beside its floor, both measured in one process and one run.
 
-The floor of an update is the matrix products that its mathematics needs (counted from the shapes, `flops.py`) at
-the rate of a large product on the same device; that of acting in the environment is the bare ``env.step``.
+The floor of an update, and of choosing a chunk, is the matrix products that the mathematics needs (counted from the
+shapes, ``flops.py``) at the rate of a large product on the same device. The floor of the online loop is the bare
+``env.step`` of the very same actions; that of an evaluation is the same, divided by the number of cores.
 """
 
+from __future__ import annotations
+
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -12,48 +16,121 @@ from pathlib import Path
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
-from dfp import train
+from dfp.checkpoint import save
 from dfp.flops import gemm_rate
-from dfp.rollout import Evaluator, episode_seed
-from dfp.spec import RunSpec
-from dfp.tasks import Dataset, make_environment
+from dfp.offline import OfflineLoop, Shards
+from dfp.online import OnlineLoop
+from dfp.replay import Buffer
+from dfp.ring import make_buffer
+from dfp.rollout import Evaluator, RemoteEnvironment, episode_seed
+from dfp.session import FINAL_STATE, Options, Session, build_agent
+from dfp.spec import RunSpec, TaskSpec
+from dfp.tasks import Dataset, Environment, Step, make_environment
+from dfp.updates import act, no_diagnostics, offline_updates
 
 Phase = Literal["offline", "online"]
+PHASES: tuple[Phase, ...] = ("offline", "online")
+Case = dict[str, Any]
 SECONDS = 3.0  # how long each case is timed
+REPEATS = 5  # in so many parts, of which the median counts
 ROWS = 20_000
 
 
-def bench_updates(spec: RunSpec) -> Iterator[dict[str, Any]]:
-    """Milliseconds per update of both phases, and per action of a single state, with their floors."""
-    rate = gemm_rate()
-    phases: tuple[tuple[Phase, RunSpec], ...] = (("offline", spec.pretraining()), ("online", spec))
-    for phase, run in phases:
-        agent = train.build_agent(run)
-        state = jax.jit(agent.init)(jax.random.key(0))
-        buffer = train.make_buffer(random_rows(run), ROWS)
+def bench_run(spec: RunSpec, phase: Phase | None, simulator: bool, steps: int, episodes: int) -> Iterator[Case]:
+    """Updates of one phase or both, acting, and, with ``simulator``, what the loops add to them."""
+    for one in PHASES if phase is None else (phase,):
+        yield bench_update(spec, one)
+    yield bench_act(spec)
+    if simulator:
+        yield bench_host(spec)
+        yield from bench_simulator(spec, steps, episodes)
 
-        def advance(count: int, state: Any = state, buffer: Any = buffer, agent: Any = agent) -> None:
-            # Donated, hence the copy: one per call, a few milliseconds in seconds.
-            copy = jax.tree.map(jnp.copy, state)
-            jax.block_until_ready(train.offline_updates(agent, copy, buffer, jax.random.key(1), 0, count))
 
-        yield case(run, "update", phase, milliseconds(advance), 1e3 * agent.update_work() / rate)
+# --------------------------------------------------------------------------- updates and acting
 
-    observation = np.zeros((1, agent.observation_size), np.float32)
-    number = np.zeros(1, int)
+
+def bench_update(spec: RunSpec, phase: Phase, rows: int = ROWS) -> Case:
+    """Milliseconds per update, many of them in a dispatch, beside the matrix products it needs."""
+    run = spec.pretraining() if phase == "offline" else spec
+    agent = build_agent(run)
+    state = jax.jit(agent.init)(jax.random.key(0))
+    buffer, key = make_buffer(random_rows(run, rows), rows), jax.random.key(1)
+    carry = [state, no_diagnostics(agent, state)]
+
+    def advance(count: int) -> None:
+        carry[:] = jax.block_until_ready(offline_updates(agent, *carry, buffer, key, 0, count))
+
+    ms, rate = beside_rate(advance)
+    return case(run, "update", phase, ms, 1e3 * agent.update_work() / rate)
+
+
+def bench_act(spec: RunSpec) -> Case:
+    """Milliseconds to choose the chunk of one state, on the host again."""
+    agent = build_agent(spec)
+    state = jax.jit(agent.init)(jax.random.key(0))
+    observation, number = np.zeros((1, agent.observation_size), np.float32), np.zeros(1, np.int32)
 
     def choose(count: int) -> None:
         for _ in range(count):
-            train.act(agent, state, observation, number, number, jax.random.key(0)).block_until_ready()
+            np.asarray(act(agent, state, observation, number, number, jax.random.key(0)))
 
-    floor = 1e3 * agent.candidate_work(agent.config.best_of) / rate
-    yield case(spec, "act", "online", milliseconds(choose), floor)
+    ms, rate = beside_rate(choose)
+    return case(spec, "act", "online", ms, 1e3 * agent.candidate_work(agent.best_of) / rate)
 
 
-def bench_simulator(spec: RunSpec, steps: int, episodes: int) -> Iterator[dict[str, Any]]:
+def beside_rate(work: Callable[[int], None]) -> tuple[float, float]:
+    """Milliseconds per unit of ``work(count)``, and FLOP/s of a large product, measured in turns."""
+    work(1)  # compiles
+    started = time.perf_counter()
+    work(2)
+    count = max(1, round(2 * SECONDS / REPEATS / (time.perf_counter() - started)))
+    times, rates = [], []
+    for _ in range(REPEATS):
+        rates.append(gemm_rate(repeats=3))
+        started = time.perf_counter()
+        work(count)
+        times.append(1e3 * (time.perf_counter() - started) / count)
+    return statistics.median(times), statistics.median(rates)
+
+
+# --------------------------------------------------------------------------- what the loops add
+
+
+def bench_host(spec: RunSpec, updates: int = 2000) -> Case:
+    """Milliseconds of the host's own work per offline update: CPU time of the thread that drives the updates."""
+    run = spec.pretraining()
+    training = run.training.model_copy(update={"offline_steps": 10 * updates})
+    never = run.evaluation.model_copy(update={"interval": 10 * updates})
+    run = run.model_copy(update={"training": training, "evaluation": never})
+    with tempfile.TemporaryDirectory() as folder, Session(run, Path(folder), Options(Path(folder)), updates) as session:
+        loop = OfflineLoop(session, OneShard(make_buffer(random_rows(run), ROWS)))
+        while loop.step < updates:  # compiles, and finds the length of a block
+            loop.block()
+        first, started = loop.step, time.thread_time()
+        while loop.step < first + updates:
+            loop.block()
+        ms = 1e3 * (time.thread_time() - started) / (loop.step - first)
+    return case(run, "host work per offline update", "offline", ms, None)
+
+
+class OneShard(Shards):
+    """A dataset that never changes."""
+
+    def __init__(self, buffer: Buffer) -> None:
+        self._buffer = buffer
+
+    def buffer(self, step: int) -> Buffer:
+        """The rows."""
+        return self._buffer
+
+    def until_next(self, step: int) -> int:
+        """Far away."""
+        return 1 << 30
+
+
+def bench_simulator(spec: RunSpec, steps: int, episodes: int) -> Iterator[Case]:
     """The online loop per environment step, and an evaluation, both over the bare ``env.step``.
 
     Args:
@@ -61,111 +138,139 @@ def bench_simulator(spec: RunSpec, steps: int, episodes: int) -> Iterator[dict[s
       steps: environment steps of the loop.
       episodes: episodes of the evaluation.
     """
-    environment = make_environment(spec.task)
-    actions = np.random.default_rng(0).uniform(-1, 1, size=(steps, spec.task.action_size)).astype(np.float32)
-
-    def bare() -> float:
-        environment.reset(0)
-        started = time.perf_counter()
-        for number, action in enumerate(actions):
-            if environment.step(action).truncated:
-                paused = time.perf_counter()
-                environment.reset(number)
-                started += time.perf_counter() - paused
-        return 1e3 * (time.perf_counter() - started) / steps
-
-    floor = bare()
     assert spec.online is not None
-    online = spec.online.model_copy(update={"steps": steps, "warmup_steps": 0, "buffer_capacity": ROWS})
-    never = spec.evaluation.model_copy(update={"interval": 10 * steps})
+    warmup = spec.task.max_episode_steps  # the first episode compiles
+    total = warmup + steps
+    online = spec.online.model_copy(update={"steps": total, "warmup_steps": 0, "buffer_capacity": ROWS + total})
+    never = spec.evaluation.model_copy(update={"interval": 10 * total})
     run = spec.model_copy(update={"online": online, "evaluation": never})
+    environment = make_environment(run.task)
     with tempfile.TemporaryDirectory() as folder:
-        loop = _online_loop(run, Path(folder))
-        loop.episode()  # compiles
-        first = loop.step
-        started = time.perf_counter()
-        while loop.step < steps:
-            loop.episode()
-        measured = 1e3 * (time.perf_counter() - started) / (steps - first)
-        loop.session.console.__exit__()
-    floor = (floor + bare()) / 2
-    yield case(run, "online loop per environment step", "online", measured, floor)
+        path = Path(folder)
+        with (
+            Session(run, path / "run", Options(path), total) as session,
+            Recording(run.task) as recording,
+        ):
+            loop = OnlineLoop(session, recording, untrained(run, path / "pretrained"), random_rows(run))
+            while loop.step < warmup:
+                loop.episode()
+            recording.episodes.clear()
+            measured, bare = [], []
+            while loop.step + run.task.max_episode_steps < total:
+                first, started = loop.step, time.perf_counter()
+                loop.episode()
+                jax.block_until_ready(loop.state)
+                measured.append(1e3 * (time.perf_counter() - started) / (loop.step - first))
+                bare.append(replay_ms(environment, *recording.episodes.pop()))
+            state = loop.state
+        floor = statistics.median(bare)
+        yield case(run, "online loop per environment step", "online", statistics.median(measured), floor)
 
-    agent, state = train.build_agent(run), loop.state
+    agent = build_agent(run)
     cores = len(os.sched_getaffinity(0))
     with Evaluator(run.task, episodes) as evaluator:
 
         def policy(observation: np.ndarray, episode: np.ndarray, chunk: np.ndarray) -> np.ndarray:
-            return np.asarray(train.act(agent, state, observation, episode, chunk, jax.random.key(0)))
+            return np.asarray(act(agent, state, observation, episode, chunk, jax.random.key(0)))
 
         seeds = [episode_seed(0, "bench", number) for number in range(episodes)]
         evaluator.evaluate(policy, seeds[: evaluator.slots])  # loads and compiles
         started = time.perf_counter()
         result = evaluator.evaluate(policy, seeds)
-        measured = 1e3 * (time.perf_counter() - started)
-    floor = (floor + bare()) / 2 * result.length_mean * episodes / cores
-    yield case(run, f"evaluation of {episodes} episodes", "online", measured, floor)
+        ms = 1e3 * (time.perf_counter() - started)
+    yield case(run, f"evaluation of {episodes} episodes", "online", ms, floor * result.length_mean * episodes / cores)
 
 
-def _online_loop(run: RunSpec, folder: Path) -> train.OnlineLoop:
-    """The loop of the online phase on random rows, from a fresh state."""
-    data = random_rows(run)
-    session = train.Session(run, folder / "run", train.Options(folder), run.online.steps if run.online else 0)
-    agent = train.build_agent(run.pretraining())
-    (folder / "pre").mkdir()
-    train.save(
-        folder / "pre" / train.FINAL_STATE,
-        jax.jit(agent.init)(jax.random.key(0)),
-        run.pretraining().digest(),
-        {"step": 0},
-    )
-    return train.OnlineLoop(session, folder / "pre", data)
+class Recording(RemoteEnvironment):
+    """An environment that remembers what was done in it, by episode."""
+
+    def __init__(self, task: TaskSpec) -> None:
+        super().__init__(task)
+        self.episodes: list[tuple[int, list[np.ndarray]]] = []
+
+    def reset(self, seed: int) -> np.ndarray:
+        """See :meth:`Environment.reset`."""
+        self.episodes.append((seed, []))
+        return super().reset(seed)
+
+    def play(self, actions: np.ndarray) -> Iterator[Step]:
+        """See :meth:`RemoteEnvironment.play`."""
+        for action, step in zip(actions, super().play(actions), strict=False):
+            self.episodes[-1][1].append(action)
+            yield step
 
 
-def random_rows(spec: RunSpec) -> Dataset:
+def replay_ms(environment: Environment, seed: int, actions: list[np.ndarray]) -> float:
+    """Milliseconds per bare step, reset included, of an episode that is played again."""
+    started = time.perf_counter()
+    environment.reset(seed)
+    for action in actions:
+        environment.step(action)
+    return 1e3 * (time.perf_counter() - started) / len(actions)
+
+
+def untrained(run: RunSpec, folder: Path) -> Path:
+    """A finished offline phase, as far as the online phase looks at it, of a state that was never updated."""
+    folder.mkdir()
+    offline = run.pretraining()
+    state = jax.jit(build_agent(offline).init)(jax.random.key(0))
+    save(folder / FINAL_STATE, state, offline.digest(), {"step": 0})
+    return folder
+
+
+def random_rows(spec: RunSpec, rows: int = ROWS) -> Dataset:
     """Rows of noise of the task's widths: the time of an update does not depend on their meaning."""
     rng = np.random.default_rng(0)
-    terminals = np.zeros(ROWS, bool)
+    terminals = np.zeros(rows, bool)
     terminals[999::1000] = True
     return Dataset(
-        observations=rng.normal(size=(ROWS, spec.task.observation_size)).astype(np.float32),
-        actions=rng.uniform(-1, 1, size=(ROWS, spec.task.action_size)).astype(np.float32),
-        rewards=-np.ones(ROWS, np.float32),
-        masks=np.ones(ROWS, np.float32),
+        observations=rng.standard_normal((rows, spec.task.observation_size), np.float32),
+        actions=2 * rng.random((rows, spec.task.action_size), np.float32) - 1,
+        rewards=-np.ones(rows, np.float32),
+        masks=np.ones(rows, np.float32),
         terminals=terminals,
-        final_observations=rng.normal(size=(ROWS // 1000, spec.task.observation_size)).astype(np.float32),
+        final_observations=rng.standard_normal((rows // 1000, spec.task.observation_size), np.float32),
     )
 
 
-def milliseconds(work: Callable[[int], None]) -> float:
-    """Per unit of ``work(count)``, over about :data:`SECONDS`, after a first call that compiles."""
-    work(1)
-    started = time.perf_counter()
-    work(2)
-    count = max(2, round(SECONDS / (time.perf_counter() - started) * 2))
-    started = time.perf_counter()
-    work(count)
-    return 1e3 * (time.perf_counter() - started) / count
+# --------------------------------------------------------------------------- cost as work grows
+
+SCALING: dict[str, tuple[int, ...]] = {
+    "batch": (32, 64, 128, 256, 512),
+    "width": (64, 128, 256, 512),
+    "N": (4, 8, 16, 32, 64),
+    "K": (1, 2, 4, 8, 16),
+    "G": (2, 4, 8, 16, 32),
+    "rows": (10_000, 100_000, 1_000_000, 3_000_000),
+}
 
 
-def case(spec: RunSpec, what: str, phase: Phase, ms: float, floor_ms: float) -> dict[str, Any]:
-    """One line of the result."""
-    device = jax.devices()[0]
-    return {
-        "case": what,
-        "method": spec.agent.name,
-        "phase": phase,
-        "width": spec.network.width,
-        "depth": spec.network.depth,
-        "batch": spec.training.batch_size,
-        "ms": round(ms, 4),
-        "floor_ms": round(floor_ms, 4),
-        "ratio": round(ms / floor_ms, 3),
-        "device": f"{device.platform}: {device.device_kind}",
-    }
+def bench_scaling(spec: RunSpec) -> Iterator[Case]:
+    """Milliseconds per online update of DFP against one quantity at a time: see :data:`SCALING`."""
+    for quantity, values in SCALING.items():
+        for value in values:
+            rows = value if quantity == "rows" else ROWS
+            line = bench_update(changed(spec, quantity, value), "online", rows)
+            yield {**line, "quantity": quantity, "value": value}
 
 
-def resized(spec: RunSpec, width: int | None, depth: int | None, batch: int | None) -> RunSpec:
+def changed(spec: RunSpec, quantity: str, value: int) -> RunSpec:
+    """The run with one quantity of :data:`SCALING` at another value. K candidates need N >= K."""
+    agent = spec.agent.model_dump()
+    match quantity:
+        case "N":
+            agent |= {"best_of": value}
+            agent["top_k"] |= {"candidates": value, "positives": min(value, agent["top_k"]["positives"])}
+        case "K":
+            agent["top_k"] |= {"positives": value}
+        case "G":
+            agent |= {"samples": value}
+        case "batch" | "width":
+            return resized(spec, **{quantity: value})
+    return spec.model_copy(update={"agent": type(spec.agent).model_validate(agent)})
+
+
+def resized(spec: RunSpec, width: int | None = None, depth: int | None = None, batch: int | None = None) -> RunSpec:
     """The run with other sizes where given."""
     network = {"width": width or spec.network.width, "depth": depth or spec.network.depth}
     training = {"batch_size": batch or spec.training.batch_size}
@@ -175,3 +280,23 @@ def resized(spec: RunSpec, width: int | None, depth: int | None, batch: int | No
             "training": spec.training.model_copy(update=training),
         }
     )
+
+
+# --------------------------------------------------------------------------- lines
+
+
+def case(spec: RunSpec, what: str, phase: Phase, ms: float, floor_ms: float | None) -> Case:
+    """One line of the result. Without a floor there is no ratio."""
+    device = jax.devices()[0]
+    return {
+        "case": what,
+        "method": spec.agent.name,
+        "phase": phase,
+        "width": spec.network.width,
+        "depth": spec.network.depth,
+        "batch": spec.training.batch_size,
+        "ms": round(ms, 4),
+        "floor_ms": None if floor_ms is None else round(floor_ms, 4),
+        "ratio": None if floor_ms is None else round(ms / floor_ms, 3),
+        "device": f"{device.platform}: {device.device_kind}",
+    }

@@ -6,9 +6,11 @@ import datetime
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 LINE_S = 30.0  # seconds between progress lines
 BAR_S = 0.5
@@ -75,3 +77,13 @@ class Console:
         else:
             print(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {text}", file=self._file, flush=True)
         return rate
+
+
+def print_cases(lines: list[dict[str, Any]]) -> None:
+    """Rows with equal keys as a table, on a terminal only: elsewhere they were printed already, for programs."""
+    if not lines or not sys.stdout.isatty():
+        return
+    table = Table(*lines[0])
+    for line in lines:
+        table.add_row(*("" if value is None else str(value) for value in line.values()))
+    RichConsole().print(table)

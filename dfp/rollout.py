@@ -9,17 +9,19 @@ This module loads no JAX: the workers are spawned from it and stay small.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
 from dfp.spec import TaskSpec
-from dfp.tasks import Environment, make_environment
+from dfp.tasks import Environment, Step, make_environment
 
 SLOTS = 10  # episodes side by side; more would cost memory, fewer would leave cores waiting for the policy
 
@@ -76,14 +78,7 @@ class Evaluator:
         self.slots = min(SLOTS, episodes)
         self.observation_size = task.observation_size
         count = min(workers or len(os.sched_getaffinity(0)), self.slots)
-        context = multiprocessing.get_context("spawn")
-        self._workers: list[tuple[BaseProcess, Connection]] = []
-        for _ in range(count):
-            here, there = context.Pipe()
-            process = context.Process(target=_serve, args=(task, there), daemon=True)
-            process.start()
-            there.close()
-            self._workers.append((process, here))
+        self._workers = [_start(_serve_slots, task) for _ in range(count)]
 
     def __enter__(self) -> Evaluator:
         return self
@@ -93,11 +88,8 @@ class Evaluator:
 
     def close(self) -> None:
         """End the workers."""
-        for process, pipe in self._workers:
-            pipe.close()
-            process.join(timeout=5)
-            if process.is_alive():
-                process.terminate()
+        for worker in self._workers:
+            _end(*worker)
 
     def evaluate(self, policy: Policy, seeds: Sequence[int]) -> Evaluation:
         """Run one episode per seed, from reset to its end."""
@@ -147,29 +139,116 @@ class Evaluator:
         return dict(sorted(answers.items()))
 
 
-def _serve(task: TaskSpec, pipe: Connection) -> None:
-    """A worker: environments by slot, all siblings of one that is made at once, while the policy still compiles."""
-    try:
-        first: Environment | Exception = make_environment(task)
-    except Exception as error:
-        first = error
-    environments: dict[int, Environment] = {}
-    while True:
-        try:
+class RemoteEnvironment:
+    """One environment in a process of its own, which plays a chunk while this process does something else."""
+
+    def __init__(self, task: TaskSpec) -> None:
+        self._process, self._pipe = _start(_serve_one, task)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _end(self._process, self._pipe)
+
+    def reset(self, seed: int) -> np.ndarray:
+        """See :meth:`Environment.reset`."""
+        self._pipe.send(seed)
+        return self._received()
+
+    def play(self, actions: np.ndarray) -> Iterator[Step]:
+        """Execute a chunk ``[H, A]`` open loop, up to the episode's end: a result per step, as they come."""
+        self._pipe.send(actions)
+        for _ in actions:
+            step = self._received()
+            yield step
+            if step.terminated or step.truncated:
+                return
+
+    def _received(self) -> Any:
+        answer = self._pipe.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+# --------------------------------------------------------------------------- worker processes
+
+
+def _start(serve: Callable[[TaskSpec, Connection], None], task: TaskSpec) -> tuple[BaseProcess, Connection]:
+    """A fresh interpreter: a fork would copy JAX's threads and device handles in mid-air."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=serve, args=(task, there), daemon=True)
+    process.start()
+    there.close()
+    return process, here
+
+
+def _end(process: BaseProcess, pipe: Connection) -> None:
+    pipe.close()
+    process.join(timeout=5)
+    if process.is_alive():
+        process.terminate()
+
+
+def _serve_one(task: TaskSpec, pipe: Connection) -> None:
+    """A worker with one environment: a seed resets it, a chunk is played."""
+    with _until_parent_ends():
+        environment = _made(task)
+        while True:
+            command = pipe.recv()
+            try:
+                if isinstance(environment, Exception):
+                    raise environment
+                if isinstance(command, int):
+                    pipe.send(environment.reset(command))
+                    continue
+                for action in command:
+                    step = environment.step(action)
+                    pipe.send(step)
+                    if step.terminated or step.truncated:
+                        break
+            except OSError:
+                raise
+            except Exception as error:
+                pipe.send(error)
+
+
+def _serve_slots(task: TaskSpec, pipe: Connection) -> None:
+    """A worker with environments by slot, all siblings of one that is made at once, while the policy still compiles."""
+    with _until_parent_ends():
+        first = _made(task)
+        environments: dict[int, Environment] = {}
+        while True:
             command, share = pipe.recv()
-        except (EOFError, KeyboardInterrupt):
-            return
-        try:
-            if isinstance(first, Exception):
-                raise first
-            answer = {}
-            for slot, argument in share.items():
-                if slot not in environments:
-                    environments[slot] = first.sibling()
-                if command == "reset":
-                    answer[slot] = environments[slot].reset(argument)
-                else:
-                    answer[slot] = step_chunk(environments[slot], argument)
-        except Exception as error:
-            answer = error
-        pipe.send(answer)
+            try:
+                if isinstance(first, Exception):
+                    raise first
+                answer = {}
+                for slot, argument in share.items():
+                    if slot not in environments:
+                        environments[slot] = first.sibling()
+                    if command == "reset":
+                        answer[slot] = environments[slot].reset(argument)
+                    else:
+                        answer[slot] = step_chunk(environments[slot], argument)
+            except Exception as error:
+                answer = error
+            pipe.send(answer)
+
+
+def _made(task: TaskSpec) -> Environment | Exception:
+    """The environment, or why there is none: told to the parent when it asks."""
+    try:
+        return make_environment(task)
+    except Exception as error:
+        return error
+
+
+@contextlib.contextmanager
+def _until_parent_ends() -> Iterator[None]:
+    """Leave Ctrl-C to the parent; end quietly when the pipe breaks because it has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        yield

@@ -27,9 +27,10 @@ from dfp.spec import RunSpec
 METRICS_HEADER: tuple[str, ...] = (
     "phase", "step", "success_rate", "episodes", "return_mean", "length_mean", "wall_s", "env_steps",
 )  # fmt: skip
+RUN = "run.json"
 HEARTBEAT_S = 20.0
 STALE_S = 120.0  # a lease that has not been renewed for so long has no owner any more
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "ogbench", "dm_control", "gymnasium")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "ogbench", "dm_control", "gymnasium", "robosuite")
 
 
 class RunFolderError(Exception):
@@ -113,6 +114,11 @@ class RunFolder:
     def wall_s(self) -> float:
         """Seconds spent on the run, restarts included, lost work not."""
         return self._earlier_s + time.monotonic() - self._started
+
+    def start(self, command: list[str]) -> None:
+        """``run.json``: what is being run here and by which command, from the first moment on."""
+        content = {"command": command, "spec": json.loads(self.spec.canonical())}
+        write_atomically(self.path / RUN, json.dumps(content, indent=1) + "\n")
 
     def finished(self) -> bool:
         """Whether the folder holds the results of exactly this spec."""

@@ -61,7 +61,8 @@ class TaskSpec(Closed):
     success_timing: Literal["pre", "post"] = Field(
         default="post",
         description="Whether reward and success are judged before or after the action moves the world. "
-        "OGBench 1.1 judged after, OGBench >= 1.2 registers its single tasks with `pre`; the paper ran 1.1.",
+        "OGBench 1.1 judged after, OGBench >= 1.2 registers its single tasks with `pre`; the paper ran 1.1. "
+        "Robomimic knows `post` only.",
     )
 
 
@@ -72,7 +73,8 @@ class DataSpec(Closed):
         description="`download`: the published files. `generate`: the simulator's own scripted experts, run here."
     )
     episodes: PositiveInt | None = Field(
-        default=None, description="`generate` only: episodes of 1,000 transitions to record."
+        default=None,
+        description="`generate` only: episodes to record. OGBench: of 1,000 transitions. Robomimic: successes.",
     )
     seed: NonNegativeInt | None = Field(default=None, description="`generate` only: seed of the recorded episodes.")
     version: Literal[1] = Field(default=1, description="Raised by hand when the generator changes what it records.")
@@ -159,7 +161,8 @@ def agent_module(name: str, source: str = "agent") -> Any:
 
 def _agent_names() -> list[str]:
     folder = Path(__file__).parent / "agents"
-    return [module.name for module in pkgutil.iter_modules([str(folder)]) if module.name != "actor_critic"]
+    shared = {"actor_critic", "flow"}
+    return [module.name for module in pkgutil.iter_modules([str(folder)]) if module.name not in shared]
 
 
 class RunSpec(Closed):
@@ -174,7 +177,7 @@ class RunSpec(Closed):
     online: OnlineSpec | None
     evaluation: EvaluationSpec
     seed: NonNegativeInt
-    engine: Literal[1] = Field(default=1, description="Raised by hand when the training loop changes its results.")
+    engine: Literal[2] = Field(default=2, description="Raised by hand when the training loop changes its results.")
 
     @model_validator(mode="after")
     def _stage_has_its_parts(self) -> Self:

@@ -7,9 +7,9 @@ import pytest
 
 from dfp.online_rows import OnlineRows
 from dfp.replay import Rows, append, chunks_at, live_rows, sample_chunks
+from dfp.ring import grow_finals, make_buffer
 from dfp.spec import load_catalogue
 from dfp.tasks import Dataset
-from dfp.train import grow_finals, make_buffer
 
 GAMMA = 0.5
 

@@ -201,7 +201,7 @@ def test_a_bad_configuration_is_one_line_that_names_it(change, message):
 @pytest.mark.parametrize(
     ("agent", "message"),
     [
-        ({"name": "dpf"}, "unknown agent 'dpf'; allowed: dfp, mvp"),
+        ({"name": "dpf"}, "unknown agent 'dpf'; allowed: bfn, dfp, fql, mvp"),
         ({}, "'name' is missing"),
         ({"name": "dfp", "lambda": 1.0}, "unknown key 'lambda'; allowed: bandwidths, best_of"),
         ({"name": "dfp", "top_k": {"k": 2}}, "unknown key 'top_k.k'; allowed: candidates, ema_rate"),

@@ -17,18 +17,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfp import train
+from dfp import offline, session, train
 from dfp.agents import dfp
 from dfp.checkpoint import CheckpointError
+from dfp.online import OnlineLoop
 from dfp.replay import Rows, append, live_rows, sample_chunks
-from dfp.rollout import Evaluator, episode_seed
-from dfp.spec import RunSpec, agent_for, load_catalogue
-from dfp.tasks import Dataset
+from dfp.ring import make_buffer
+from dfp.rollout import Evaluator, RemoteEnvironment, episode_seed
+from dfp.spec import ConfigError, RunSpec, agent_for, load_catalogue
+from dfp.tasks import Dataset, make_environment
+from dfp.updates import Span, no_diagnostics, online_updates
 
 CATALOGUE = load_catalogue()
 
 
-def random_dataset(task, data, data_dir, shard=0) -> Dataset:
+def random_dataset(task, shard=0) -> Dataset:
     """1,000 rows of noise in two episodes: what a run does with its rows does not depend on their meaning."""
     rng = np.random.default_rng(shard)
     terminals = np.zeros(1000, bool)
@@ -43,16 +46,29 @@ def random_dataset(task, data, data_dir, shard=0) -> Dataset:
     )
 
 
+class RandomShards:
+    """In place of the files of a dataset: a file's number is the seed of its rows."""
+
+    def __init__(self, task, data, data_dir) -> None:
+        self.count, self._task, self.prefetched = task.shards, task, []
+
+    def read(self, shard) -> Dataset:
+        return random_dataset(self._task, shard)
+
+    def prefetch(self, shard) -> None:
+        self.prefetched.append(shard)
+
+    def close(self) -> None:
+        pass
+
+
 def use_random_data() -> None:
-    train.load_dataset = random_dataset
-    train.shard_count = lambda task, data, data_dir: task.shards
+    offline.ShardReader = RandomShards
 
 
 @pytest.fixture(autouse=True)
 def _random_data(monkeypatch):
-    monkeypatch.setattr(train, "load_dataset", train.load_dataset)
-    monkeypatch.setattr(train, "shard_count", train.shard_count)
-    use_random_data()
+    monkeypatch.setattr(offline, "ShardReader", RandomShards)
 
 
 def make_spec(method: str = "dfp", **changes) -> RunSpec:
@@ -82,7 +98,7 @@ def options(**changes) -> train.Options:
 
 
 def weights(folder: Path) -> str:
-    with np.load(folder / train.FINAL_STATE) as file:
+    with np.load(folder / session.FINAL_STATE) as file:
         names = sorted(set(file.files) - {"stamp"})
         return hashlib.sha256(b"".join(file[name].tobytes() for name in names)).hexdigest()
 
@@ -97,8 +113,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pretraining and a fine-tuning without interruption, in ``pre`` and ``run``."""
     folder = tmp_path_factory.mktemp("straight")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "load_dataset", random_dataset)
-        patch.setattr(train, "shard_count", lambda task, data, data_dir: 1)
+        patch.setattr(offline, "ShardReader", RandomShards)
         train.pretrain(make_spec().pretraining(), folder / "pre", options())
         train.finetune(make_spec(), folder / "run", folder / "pre", options())
     return folder
@@ -156,9 +171,10 @@ def test_another_pretraining_is_refused(straight, tmp_path):
 
 
 def test_a_deadline_saves_and_the_next_attempt_continues(straight, tmp_path, monkeypatch):
-    # A clock on which every attempt is in time at its first episode's start and late at its second.
+    # A clock: in time at the first episode's start; late at the second, when it is read once more after saving.
     ticks = itertools.count()
-    monkeypatch.setattr(train, "time", types.SimpleNamespace(time=lambda: next(ticks) % 2, monotonic=time.monotonic))
+    clock = types.SimpleNamespace(time=lambda: next(ticks) % 3, monotonic=time.monotonic)
+    monkeypatch.setattr(session, "time", clock)
     run = tmp_path / "run"
     for _ in range(2):
         with pytest.raises(train.Unfinished, match="run it again"):
@@ -185,41 +201,69 @@ def long_spec() -> RunSpec:
     spec = make_spec()
     assert spec.online is not None
     return make_spec(
-        training=spec.training.model_copy(update={"offline_steps": 4000}),
-        online=spec.online.model_copy(update={"steps": 1500}),
-        evaluation=spec.evaluation.model_copy(update={"interval": 500, "episodes": 1}),
+        training=spec.training.model_copy(update={"offline_steps": 30_000}),
+        online=spec.online.model_copy(update={"steps": 6000}),
+        evaluation=spec.evaluation.model_copy(update={"interval": 3000, "episodes": 1}),
     )
 
 
-def test_killed_at_random_moments_gives_the_same_bits(tmp_path):
-    """kill -9 of the whole process, in both phases; checkpoints are written all the time, so some die while writing."""
-    use_random_data()
-    train.pretrain(long_spec().pretraining(), tmp_path / "pre", options())
-    train.finetune(long_spec(), tmp_path / "run", tmp_path / "pre", options())
-    kills = 2  # in each phase
-    context, moments = multiprocessing.get_context("spawn"), random.Random(kills)
-    for stage, folder in (("pretrain", tmp_path / "pre2"), ("finetune", tmp_path / "run2")):
-        killed = 0
-        while not (folder / "metrics.csv").exists():
-            process = context.Process(target=_attempt, args=(stage, str(folder), str(tmp_path / "pre")))
-            before = _newest(folder)
-            process.start()
-            while killed < kills and process.is_alive() and _newest(folder) == before:
-                time.sleep(0.01)
-            time.sleep(moments.uniform(0.0, 0.5))
-            if killed < kills and process.is_alive():
-                assert process.pid is not None
-                os.kill(process.pid, signal.SIGKILL)
-                killed += 1
-            process.join()
-        assert killed > 0
-    for name in ("pre", "run"):
-        assert weights(tmp_path / f"{name}2") == weights(tmp_path / name)
-        assert metrics(tmp_path / f"{name}2") == metrics(tmp_path / name)
+# How each attempt ends: killed at a random moment; while a checkpoint is being written; or killed, and its newest
+# checkpoint cut to so many bytes (negative: so many from its end).
+ENDS: dict[str, list[str | int]] = {
+    "pretrain": ["random", "writing", -1],
+    "finetune": ["random", "writing", 0, "random", 100, "writing", 20_000],
+}
 
 
-def _newest(folder: Path) -> float:
-    return max((path.stat().st_mtime for path in folder.glob("checkpoint-*.npz")), default=0.0)
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ENDS)
+def test_killed_at_random_moments_gives_the_same_bits(tmp_path, stage):
+    """kill -9 of the whole process, ten times; checkpoints are written all the time."""
+    train.pretrain(long_spec().pretraining(), tmp_path / "pretrain", options())
+    if stage == "finetune":
+        train.finetune(long_spec(), tmp_path / "finetune", tmp_path / "pretrain", options())
+    folder, moments = tmp_path / "killed", random.Random(0)
+    for end in ENDS[stage]:
+        process = start_attempt(stage, folder, tmp_path)
+        wait_for_checkpoint(folder, process)
+        if end == "writing":
+            wait_for(lambda: any(folder.glob(".checkpoint-*.part")), process)
+        else:
+            time.sleep(moments.uniform(0.0, 0.3))
+        assert process.is_alive(), "finished before it could be killed: make the run longer"
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        if isinstance(end, int):
+            latest = max(folder.glob("checkpoint-*.npz"), key=lambda path: path.stat().st_mtime_ns)
+            os.truncate(latest, end if end >= 0 else latest.stat().st_size + end)
+    start_attempt(stage, folder, tmp_path).join()
+    assert weights(folder) == weights(tmp_path / stage)
+    assert metrics(folder) == metrics(tmp_path / stage)
+    log = (folder / "train.log").read_text()
+    assert log.count("checkpoint refused") == sum(isinstance(end, int) for end in ENDS[stage])
+    assert log.count("continues from step") >= len(ENDS[stage]) - 1
+
+
+def start_attempt(stage: str, folder: Path, tmp_path: Path) -> multiprocessing.process.BaseProcess:
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_attempt, args=(stage, str(folder), str(tmp_path / "pretrain")))
+    process.start()
+    return process
+
+
+def wait_for(condition, process) -> None:
+    while not condition() and process.is_alive():
+        time.sleep(0.0005)
+
+
+def wait_for_checkpoint(folder: Path, process) -> None:
+    before = newest(folder)
+    wait_for(lambda: newest(folder) != before, process)
+
+
+def newest(folder: Path) -> int:
+    return max((path.stat().st_mtime_ns for path in folder.glob("checkpoint-*.npz")), default=0)
 
 
 def test_a_checkpoint_of_another_spec_is_not_used(straight, tmp_path):
@@ -240,7 +284,7 @@ def test_a_chunk_of_updates_in_one_dispatch_is_the_serial_loop():
         network=make_spec().network, training=make_spec().training, observation_size=28, action_size=5,
         config=dfp.Config(top_k=None),
     )  # fmt: skip
-    data = random_dataset(CATALOGUE.tasks["cube-single-task2"].spec, None, None)
+    data = random_dataset(CATALOGUE.tasks["cube-single-task2"].spec)
     capacity, end, first, skip = 1001, 1000, 77, 2
     rng = np.random.default_rng(1)
     new = Rows(
@@ -253,12 +297,13 @@ def test_a_chunk_of_updates_in_one_dispatch_is_the_serial_loop():
     )
     key = jax.random.key(3)
     start = jax.jit(agent.init)(jax.random.key(0))
-    buffer = train.make_buffer(data, capacity + 6)
+    buffer = make_buffer(data, capacity + 6)
 
-    state, stored, _, _ = train.online_updates(
-        agent, capacity, jax.tree.map(jnp.copy, start), jax.tree.map(jnp.copy, buffer), key, new,
-        end, 5, skip, first, new.next_observation[-1], key,
+    state, diagnostics, stored = online_updates(
+        agent, capacity, jax.tree.map(jnp.copy, start), no_diagnostics(agent, start), jax.tree.map(jnp.copy, buffer),
+        key, new, Span(end, 5, first, skip),
     )  # fmt: skip
+    assert diagnostics.count == 5 - skip
 
     @jax.jit
     def serial_update(state, buffer, end, number):
@@ -279,16 +324,55 @@ def test_a_chunk_of_updates_in_one_dispatch_is_the_serial_loop():
         np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6)
 
 
+@pytest.mark.parametrize("idle", [True, False])
+def test_when_updates_are_dispatched_changes_nothing(straight, tmp_path, monkeypatch, idle):
+    """After every environment step, or a chunk's all at once; and a checkpoint waits for those that still wait."""
+    monkeypatch.setattr(OnlineLoop, "_device_is_idle", lambda self: idle)
+    ticks = itertools.count()
+    clock = types.SimpleNamespace(time=lambda: next(ticks) % 3, monotonic=time.monotonic)
+    with monkeypatch.context() as patch, pytest.raises(train.Unfinished):
+        patch.setattr(session, "time", clock)
+        train.finetune(make_spec(), tmp_path / "run", straight / "pre", options(deadline=1.0))
+    train.finetune(make_spec(), tmp_path / "run", straight / "pre", options())
+    assert "continues from step 200" in (tmp_path / "run" / "train.log").read_text()
+    assert weights(tmp_path / "run") == weights(straight / "run")
+    assert metrics(tmp_path / "run") == metrics(straight / "run")
+
+
+def test_an_environment_in_a_process_of_its_own_plays_the_same_episode():
+    task = CATALOGUE.tasks["cube-single-task2"].spec
+    actions = np.random.default_rng(0).uniform(-1, 1, size=(41, 5, 5)).astype(np.float32)
+    here = make_environment(task)
+    with RemoteEnvironment(task) as there:
+        np.testing.assert_array_equal(there.reset(7), here.reset(7))
+        steps = 0
+        for chunk in actions:
+            for action, result in zip(chunk, there.play(chunk), strict=False):
+                expected = here.step(action)
+                np.testing.assert_array_equal(result.observation, expected.observation)
+                assert result[1:] == expected[1:]
+                steps += 1
+        # The cap ends the episode, and a chunk that begins after it is cut by the next step at once.
+        assert result.truncated
+        assert steps == 201
+
+
+def test_an_environment_that_cannot_be_made_says_why():
+    task = CATALOGUE.tasks["cube-single-task2"].spec.model_copy(update={"observation_size": 5})
+    with RemoteEnvironment(task) as environment, pytest.raises(ConfigError, match="observation_size 28"):
+        environment.reset(0)
+
+
 def test_shards_follow_each_other_by_step_and_the_last_one_is_kept():
     task = CATALOGUE.tasks["cube-single-task2"].spec.model_copy(update={"shards": 3, "shard_interval": 10})
-    shards = train.Shards(make_spec(task=task), Path("unused"))
+    shards = offline.Shards(make_spec(task=task), Path("unused"))
     # Update number n (from 1) draws from file n // 10 % 3, as in the authors' release.
     first_rows = [float(shards.buffer(number - 1).observation[0, 0]) for number in (1, 9, 10, 19, 20, 30)]
-    expected = [random_dataset(task, None, None, shard).observations[0, 0] for shard in (0, 0, 1, 1, 2, 0)]
+    expected = [random_dataset(task, shard).observations[0, 0] for shard in (0, 0, 1, 1, 2, 0)]
     np.testing.assert_array_equal(first_rows, np.float32(expected))
     assert [shards.until_next(number - 1) for number in (1, 9, 10)] == [9, 1, 10]
     # The 40th and last offline update draws from file 4 % 3 = 1, which alone goes online.
-    np.testing.assert_array_equal(shards.at_switch().observations, random_dataset(task, None, None, 1).observations)
+    np.testing.assert_array_equal(shards.at_switch().observations, random_dataset(task, 1).observations)
 
 
 def test_seeds_of_episodes_depend_on_run_stream_and_number():
@@ -317,12 +401,13 @@ def test_evaluation_does_not_depend_on_the_number_of_workers():
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_term_and_spec(tmp_path, monkeypatch):
-    def poisoned(*arguments):
-        data = random_dataset(*arguments)
-        data.rewards[:] = np.inf
-        return data
+    class Poisoned(RandomShards):
+        def read(self, shard) -> Dataset:
+            data = super().read(shard)
+            data.rewards[:] = np.inf
+            return data
 
-    monkeypatch.setattr(train, "load_dataset", poisoned)
+    monkeypatch.setattr(offline, "ShardReader", Poisoned)
     with pytest.raises(train.TrainingError, match=r"(critic_loss|target_mean) is not finite at step 0; .*spec \{"):
         train.pretrain(make_spec().pretraining(), tmp_path / "pre", options())
     assert not (tmp_path / "pre" / "metrics.csv").exists()

@@ -24,8 +24,8 @@ Params = Any
 Metrics = dict[str, Array]
 Positive = Annotated[int, Field(gt=0)]
 
-# States per block in which candidates are drawn and scored on a CPU: their activations stay in the cache.
-CPU_BLOCK = 64
+# Candidates per block in which they are drawn and scored on a CPU: fewer make slow products, more leave the cache.
+CPU_BLOCK = 1024
 
 
 class TopKConfig(Closed):
@@ -46,13 +46,23 @@ class TopKConfig(Closed):
 
 
 class PolicyConfig(AgentConfig):
-    """Settings that every policy here has: how it acts, and how it improves."""
+    """What every policy here has."""
 
-    chunk: Positive = Field(default=5, description="H, actions per chunk. Table 5: 5.")
+    chunk: Positive = Field(default=5, description="H, actions per chunk. Table 5: 5; 1 for FQL and BFN.")
+
+
+class BestOfNConfig(PolicyConfig):
+    """A policy that acts by the critic's favourite among its own samples."""
+
     best_of: Positive = Field(
         default=16,
         description="N', candidates when acting and in the TD target. Table 5: 16 on OGBench, 4 on Robomimic.",
     )
+
+
+class TopKPolicyConfig(BestOfNConfig):
+    """A policy that also improves by imitation of its best candidates."""
+
     top_k: TopKConfig | None = Field(default=TopKConfig(), description="Policy improvement online; null: none.")
 
     def offline_phase(self) -> Self:
@@ -93,11 +103,19 @@ def per_step(valid: Array, action_size: int) -> Array:
     return jnp.repeat(valid, action_size, axis=-1)
 
 
-def in_blocks(function: Callable[..., Any], *arrays: Array) -> Any:
-    """``vmap(function)(*arrays)``; on a CPU in blocks of rows whose activations stay in the cache (same results)."""
-    if jax.default_backend() == "cpu":
-        return jax.lax.map(lambda row: function(*row), arrays, batch_size=min(CPU_BLOCK, arrays[0].shape[0]))
-    return jax.vmap(function)(*arrays)
+def take_candidates(actions: Array, chosen: Array) -> Array:
+    """Candidates by number: ``[B, N, D], [B, K] -> [B, K, D]``."""
+    return jnp.take_along_axis(actions, chosen[..., None], axis=1)
+
+
+def in_blocks(function: Callable[..., Any], *arrays: Array, count: int) -> Any:
+    """``function(*arrays)`` of independent rows with ``count`` candidates each; on a CPU in blocks of rows."""
+    rows, size = arrays[0].shape[0], max(CPU_BLOCK // count, 1)
+    if jax.default_backend() != "cpu" or rows % size:
+        return function(*arrays)
+    blocks = [array.reshape(-1, size, *array.shape[1:]) for array in arrays]
+    results = jax.lax.map(lambda block: function(*block), blocks)
+    return jax.tree.map(lambda result: result.reshape(rows, *result.shape[2:]), results)
 
 
 # --------------------------------------------------------------------------- the agent
@@ -123,6 +141,16 @@ class ActorCritic(abc.ABC):
         """D = H * A, the width of a flattened chunk."""
         return self.config.chunk * self.action_size
 
+    @property
+    def best_of(self) -> int:
+        """N', candidates when acting and in the TD target; 1: the policy's own sample."""
+        return 1
+
+    @property
+    def top_k(self) -> TopKConfig | None:
+        """Policy improvement by the best candidates of pi_old; None: there is no pi_old."""
+        return None
+
     # -- what a method brings
 
     @abc.abstractmethod
@@ -131,7 +159,7 @@ class ActorCritic(abc.ABC):
 
     @abc.abstractmethod
     def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
-        """The policy: ``[..., S], [..., D] -> [..., D]``, one pass, not clipped."""
+        """The policy: ``[..., S], [..., D] -> [..., D]``, not clipped."""
 
     @abc.abstractmethod
     def actor_loss(self, actor: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
@@ -140,7 +168,7 @@ class ActorCritic(abc.ABC):
     @property
     @abc.abstractmethod
     def actor_work(self) -> MLPWork:
-        """One pass of the policy."""
+        """One pass of the network that acts."""
 
     @abc.abstractmethod
     def actor_loss_work(self) -> float:
@@ -173,37 +201,47 @@ class ActorCritic(abc.ABC):
         A row's result depends on its own state and key alone.
         """
 
-        def best(observation: Array, key: Array) -> Array:
-            actions, scores = self.scored_candidates(state.actor, state.critic, observation, key, self.config.best_of)
-            return actions[jnp.argmax(scores)]
+        def best(observation: Array, keys: Array) -> Array:
+            actions, scores = self.scored_candidates(state.actor, state.critic, observation, keys, self.best_of)
+            return take_candidates(actions, jnp.argmax(scores, axis=1, keepdims=True))[:, 0]
 
-        return in_blocks(best, observation, keys)
+        return in_blocks(best, observation, keys, count=self.best_of)
 
     def top_candidates(self, state: AgentState, observation: Array, key: Array, top_k: TopKConfig) -> Array:
         """Eq. 15: the K best of N candidates of pi_old, ``[B, S] -> [B, K, D]``, in [-1, 1], best first."""
 
-        def best(observation: Array, key: Array) -> Array:
-            actions, scores = self.scored_candidates(state.anchor, state.critic, observation, key, top_k.candidates)
-            return actions[jax.lax.top_k(scores, top_k.positives)[1]]
+        def best(observation: Array, keys: Array) -> Array:
+            actions, scores = self.scored_candidates(state.anchor, state.critic, observation, keys, top_k.candidates)
+            return take_candidates(actions, jax.lax.top_k(scores, top_k.positives)[1])
 
-        return in_blocks(best, observation, jax.random.split(key, observation.shape[0]))
+        return in_blocks(best, observation, jax.random.split(key, observation.shape[0]), count=top_k.candidates)
 
     def scored_candidates(
-        self, actor: Params, critic: Params, observation: Array, key: Array, count: int
+        self, actor: Params, critic: Params, observation: Array, keys: Array, count: int
     ) -> tuple[Array, Array]:
-        """Candidates of ONE state and their mean values: ``[S] -> [N, D], [N]``."""
-        observations = jnp.broadcast_to(observation, (count, *observation.shape))
-        noise = jax.random.normal(key, (count, self.chunk_size))
-        actions = jnp.clip(self.generate(actor, observations, noise), -1.0, 1.0)
+        """Candidates of each state and their mean values: ``[B, S], [B] keys -> [B, N, D], [B, N]``.
+
+        Of one matrix of B * N rows, whose products are faster than those of B matrices.
+        """
+        observations = jnp.repeat(observation, count, axis=0)
+        noise = jax.vmap(lambda key: jax.random.normal(key, (count, self.chunk_size)))(keys)
+        actions = jnp.clip(self.generate(actor, observations, noise.reshape(-1, self.chunk_size)), -1.0, 1.0)
         if count == 1:
-            return actions, jnp.zeros((1,))
-        return actions, jnp.mean(self.values(critic, observations, actions), axis=0)
+            scores = jnp.zeros(actions.shape[0])
+        else:
+            scores = jnp.mean(self.values(critic, observations, actions), axis=0)
+        return actions.reshape(noise.shape), scores.reshape(-1, count)
 
     # -- work
 
+    @property
+    def generate_work(self) -> float:
+        """Matrix-multiply FLOP of one :meth:`generate`; a policy of several passes says so here."""
+        return self.actor_work.forward
+
     def candidate_work(self, count: int) -> float:
         """Matrix-multiply FLOP of drawing and scoring ``count`` candidates of one state."""
-        return count * (self.actor_work.forward + (self.critic_work.forward if count > 1 else 0.0))
+        return count * (self.generate_work + (self.critic_work.forward if count > 1 else 0.0))
 
     @property
     def critic_work(self) -> MLPWork:
@@ -211,9 +249,15 @@ class ActorCritic(abc.ABC):
         work = mlp_work(self.observation_size + self.chunk_size, 1, self.network)
         return MLPWork(work.first * self.network.ensemble_size, work.rest * self.network.ensemble_size)
 
+    @property
+    def action_gradient_work(self) -> float:
+        """One state-action pair through the frozen ensemble and back to the action, D of its S + D inputs."""
+        work, share = self.critic_work, self.chunk_size / (self.observation_size + self.chunk_size)
+        return work.forward + work.rest + share * work.first
+
     def update_work(self) -> float:
         """Matrix-multiply FLOP of one update: TD target, critic loss and actor loss."""
-        target = self.candidate_work(self.config.best_of) + self.critic_work.forward
+        target = self.candidate_work(self.best_of) + self.critic_work.forward
         row = target + self.critic_work.forward_and_backward + self.actor_loss_work()
         return self.training.batch_size * row
 
@@ -235,7 +279,7 @@ class ActorCritic(abc.ABC):
 
     def start_improving(self, state: AgentState) -> AgentState:
         """Algorithm 1, first line: ``pi_old := pi``, where the method has a top-K term."""
-        anchor = None if self.config.top_k is None else jax.tree.map(jnp.copy, state.actor)
+        anchor = None if self.top_k is None else jax.tree.map(jnp.copy, state.actor)
         return state._replace(anchor=anchor)
 
     def update(self, state: AgentState, batch: Batch, key: Array) -> tuple[AgentState, Metrics]:
@@ -251,8 +295,28 @@ class ActorCritic(abc.ABC):
         gradients, metrics = jax.grad(loss, has_aux=True)(params)
         changes, optimiser = self.optimiser.update(gradients, state.optimiser)
         params = optax.apply_updates(params, changes)
-        anchor = (
-            None if self.config.top_k is None else polyak(params["actor"], state.anchor, self.config.top_k.ema_rate)
-        )
+        anchor = None if self.top_k is None else polyak(params["actor"], state.anchor, self.top_k.ema_rate)
         target_critic = polyak(params["critic"], state.target_critic, self.training.target_update_rate)
         return AgentState(params["actor"], params["critic"], target_critic, anchor, optimiser), metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class BestOfN(ActorCritic):
+    """Acts by the best of N' samples of the policy."""
+
+    config: BestOfNConfig
+
+    @property
+    def best_of(self) -> int:
+        return self.config.best_of
+
+
+@dataclasses.dataclass(frozen=True)
+class TopK(BestOfN):
+    """Also imitates, online, the K best candidates of pi_old."""
+
+    config: TopKPolicyConfig
+
+    @property
+    def top_k(self) -> TopKConfig | None:
+        return self.config.top_k

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from jax import Array
 from pydantic import Field
 
-from dfp.agents.actor_critic import ActorCritic, AgentState, Metrics, Params, PolicyConfig, per_step
+from dfp.agents.actor_critic import AgentState, Metrics, Params, TopK, TopKPolicyConfig, per_step
 from dfp.flops import MLPWork, mlp_work
 from dfp.networks import MLP
 from dfp.replay import Batch
 
 
-class Config(PolicyConfig):
+class Config(TopKPolicyConfig):
     """The settings of the authors' release for MVP."""
 
     name: str = "mvp"
@@ -30,7 +30,7 @@ class Config(PolicyConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class Agent(ActorCritic):
+class Agent(TopK):
     """MVP as pure functions of an :class:`AgentState`."""
 
     config: Config

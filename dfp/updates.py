@@ -1,0 +1,145 @@
+"""What runs on the device: many updates in one dispatch, and the choice of a chunk.
+
+An update depends on the state, its rows and its number alone; a loop of dynamic length makes any number of them with
+one compiled program. So the cut into dispatches, which follows the clock, cannot change a result.
+"""
+
+from __future__ import annotations
+
+import functools
+import zlib
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from dfp import replay
+from dfp.agents.actor_critic import ActorCritic, AgentState, Metrics
+from dfp.replay import Batch, Buffer, Rows
+
+
+def stream(seed: int, name: str) -> Array:
+    """The random stream of a name: ``init``, ``data``, ``actor`` or ``evaluation``."""
+    return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
+
+
+# A function of its own with a name, so that whoever needs its shapes and whoever runs it share one trace.
+@functools.partial(jax.jit, static_argnums=0)
+def update(agent: ActorCritic, state: AgentState, batch: Batch, key: Array) -> tuple[AgentState, Metrics]:
+    """See :meth:`ActorCritic.update`."""
+    return agent.update(state, batch, key)
+
+
+class Diagnostics(NamedTuple):
+    """What was logged since the last look: sums over updates, and the first update with a term that was not finite."""
+
+    count: Array  # [] int32 updates
+    total: Metrics
+    first_bad: Metrics  # int32, -1: never
+
+    def add(self, metrics: Metrics, step: Array) -> Diagnostics:
+        """With the terms of update number ``step``."""
+        total = jax.tree.map(jnp.add, self.total, metrics)
+        first_bad = jax.tree.map(
+            lambda seen, value: jnp.where((seen < 0) & ~jnp.isfinite(value), step, seen), self.first_bad, metrics
+        )
+        return Diagnostics(self.count + 1, total, first_bad)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def no_diagnostics(agent: ActorCritic, state: AgentState) -> Diagnostics:
+    """Before the first update."""
+    _, terms = jax.eval_shape(functools.partial(update, agent), state, batch_shape(agent), jax.random.key(0))
+    zero = {name: jnp.zeros(()) for name in terms}
+    return Diagnostics(jnp.int32(0), zero, {name: jnp.int32(-1) for name in terms})
+
+
+def batch_shape(agent: ActorCritic) -> Batch:
+    """Shapes of what an update is made from, without values."""
+    size = agent.training.batch_size
+
+    def shaped(*shape: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((size, *shape), jnp.float32)
+
+    observation, scalar = shaped(agent.observation_size), shaped()
+    return Batch(observation, shaped(agent.chunk_size), shaped(agent.chunk), scalar, scalar, observation)  # pyright: ignore
+
+
+def update_loop(
+    agent: ActorCritic, state: AgentState, diagnostics: Diagnostics, draw: Callable[[Array, Array], Batch],
+    key: Array, first: Array, count: Array,
+) -> tuple[AgentState, Diagnostics]:  # fmt: skip
+    """Updates number ``first`` to ``first + count - 1``. Each depends on the state, ``draw`` and its number alone."""
+
+    def one(step: Array, carry: tuple[AgentState, Diagnostics]) -> tuple[AgentState, Diagnostics]:
+        state, diagnostics = carry
+        data_key, update_key = jax.random.split(jax.random.fold_in(key, step))
+        state, metrics = update(agent, state, draw(step, data_key), update_key)
+        return state, diagnostics.add(metrics, step)
+
+    return jax.lax.fori_loop(first, first + count, one, (state, diagnostics))
+
+
+@functools.partial(jax.jit, static_argnums=0, donate_argnums=(1, 2))
+def offline_updates(
+    agent: ActorCritic, state: AgentState, diagnostics: Diagnostics, buffer: Buffer, key: Array, first: Array,
+    count: Array,
+) -> tuple[AgentState, Diagnostics]:  # fmt: skip
+    """Gradient steps on chunks of a fixed dataset, all of whose rows fill the buffer."""
+    rows = buffer.reward.shape[0]
+    live = replay.live_rows(rows, rows)
+
+    def draw(_: Array, key: Array) -> Batch:
+        return replay.sample_chunks(buffer, live, key, agent.training.batch_size, agent.chunk, agent.training.discount)
+
+    return update_loop(agent, state, diagnostics, draw, key, first, count)
+
+
+class Span(NamedTuple):
+    """Where new rows stand in a run."""
+
+    end: Array | int  # rows stored before them
+    count: Array | int  # how many they are
+    first: Array | int  # number of the update that belongs to the first of them
+    skip: Array | int  # how many of them, from the first on, have no update (warm-up)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3, 4))
+def online_updates(
+    agent: ActorCritic, capacity: int, state: AgentState, diagnostics: Diagnostics, buffer: Buffer, key: Array,
+    rows: Rows, span: Span,
+) -> tuple[AgentState, Diagnostics, Buffer]:  # fmt: skip
+    """Store new rows and make the update of each, which draws only from the rows that existed at its own step.
+
+    This is the serial loop's result, one update per environment step, however many steps share a dispatch.
+
+    Args:
+      capacity: rows that may be sampled, at most.
+      rows: padded to a fixed number, of which ``span.count`` are meant.
+    """
+    end, count, first, skip = (jnp.asarray(number, jnp.int32) for number in span)
+    buffer = replay.append(buffer, rows, end, count)
+
+    def draw(step: Array, key: Array) -> Batch:
+        live = replay.live_rows(end + 1 + step - first, capacity)
+        return replay.sample_chunks(buffer, live, key, agent.training.batch_size, agent.chunk, agent.training.discount)
+
+    updates = jnp.maximum(count - skip, 0)
+    state, diagnostics = update_loop(agent, state, diagnostics, draw, key, first + skip, updates)
+    return state, diagnostics, buffer
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def act(agent: ActorCritic, state: AgentState, observation: Array, episode: Array, chunk: Array, key: Array) -> Array:
+    """Chunks ``[n, H, A]`` for ``[n, S]`` states; the draw of a row depends on its episode and chunk numbers."""
+    keys = jax.vmap(lambda e, c: jax.random.fold_in(jax.random.fold_in(key, e), c))(episode, chunk)
+    actions = agent.sample_actions(state, observation, keys)
+    return actions.reshape(-1, agent.chunk, agent.action_size)
+
+
+@jax.jit
+def parameters_are_finite(state: AgentState) -> Array:
+    """False as soon as one parameter is not."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((state.actor, state.critic))]))

@@ -1,0 +1,71 @@
+"""What several test files of ``dfp.tasks`` share: tasks, and small datasets written by hand."""
+
+import hashlib
+import json
+import time
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+
+from dfp.spec import DataSpec, TaskSpec, load_catalogue
+from dfp.tasks import manifest_path
+
+TASKS = {key: entry.spec for key, entry in load_catalogue().tasks.items()}
+CUBE = TASKS["cube-single-task2"].model_copy(update={"rows": 5})
+DOUBLE = TASKS["cube-double-task2"].model_copy(update={"rows": 5})
+DOWNLOAD = DataSpec(source="download")
+WHOLE = [".lock", "cube-single-play-v0.npz", "manifest.json"]  # what a prepared folder holds
+
+
+def wait_until(condition, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def ignore(line: str) -> None:
+    pass
+
+
+def columns(cubes: list[list[float]], terminals: list[int], observation_size: int = 28) -> dict[str, np.ndarray]:
+    """A file's columns. Row i has observations i and actions i / 4; ``cubes`` are the positions, [R, 3 * cubes]."""
+    rows, count = len(terminals), len(cubes[0]) // 3
+    index = np.arange(rows, dtype=np.float32)[:, None]
+    qpos = np.zeros((rows, 14 + 7 * count), np.float32)
+    for cube in range(count):
+        qpos[:, 14 + 7 * cube : 17 + 7 * cube] = np.array(cubes)[:, 3 * cube : 3 * cube + 3]
+    return {
+        "observations": np.broadcast_to(index, (rows, observation_size)).copy(),
+        "actions": np.broadcast_to(index / 4, (rows, 5)).copy(),
+        "terminals": np.array(terminals, bool),
+        "qpos": qpos,
+        "qvel": np.zeros((rows, 13), np.float32),
+    }
+
+
+def small() -> dict[str, np.ndarray]:
+    """Two episodes, of three and of two transitions; the goal of task 2 is (0.50, 0, 0.02)."""
+    x = [0.35, 0.459, 0.461, 0.50, 0.539, 0.541, 0.30]
+    return columns([[value, 0.0, 0.02] for value in x], [0, 0, 0, 1, 0, 0, 1])
+
+
+def npz(content: dict[str, np.ndarray]) -> bytes:
+    stream = BytesIO()
+    np.savez_compressed(stream, allow_pickle=True, **content)
+    return stream.getvalue()
+
+
+def record(data_dir: Path, task: TaskSpec, *files: bytes) -> Path:
+    """A downloaded dataset with the given files, and a manifest that is true of their bytes. The first file's path."""
+    path = manifest_path(task, DOWNLOAD, data_dir)
+    path.parent.mkdir(parents=True)
+    entries = []
+    for index, content in enumerate(files):
+        path.with_name(f"{index}.npz").write_bytes(content)
+        digest = hashlib.sha256(content).hexdigest()
+        entries.append({"name": f"{index}.npz", "bytes": len(content), "sha256": digest, "rows": 5})
+    manifest = {"dataset": task.dataset, "source": "download", "rows": 5, "files": entries, "versions": {}}
+    path.write_text(json.dumps(manifest))
+    return path.with_name("0.npz")

@@ -1,0 +1,96 @@
+"""The bench measures the real programs against a floor that can be checked by hand."""
+
+import json
+
+import pandas as pd
+import pytest
+from typer.testing import CliRunner
+
+from dfp import bench
+from dfp.__main__ import app
+from dfp.report.scaling import LABELS, draw_scaling
+from dfp.session import build_agent
+from dfp.spec import CATALOGUE, finetune_spec, load_catalogue, load_config
+
+
+def small(method: str = "dfp"):
+    spec = finetune_spec(load_config(CATALOGUE / "config.yaml"), load_catalogue(), "cube-single-task2", method, 0)
+    return bench.resized(spec, width=8, depth=1, batch=4)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    monkeypatch.setattr(bench, "SECONDS", 0.01)
+    monkeypatch.setattr(bench, "gemm_rate", lambda repeats: 1e9)
+
+
+@pytest.mark.parametrize("phase", ["offline", "online"])
+def test_the_floor_of_an_update_is_its_products_at_the_measured_rate(phase):
+    """At 1 GFLOP/s a floor in ms is the work in MFLOP. S = 28, D = 25, width 8, one hidden layer, batch 4."""
+    line = bench.bench_update(small(), phase)
+    one_pass = 2 * (53 * 8 + 8 * 25)  # the actor, and below one of the two critics
+    one_value = 2 * (53 * 8 + 8 * 1)
+    candidates = 16 * (one_pass + 2 * one_value)
+    critic = 2 * (2 * 2 * 53 * 8 + 3 * 2 * 8 * 1)  # forward and backward, no gradient of the inputs
+    actor = 8 * (2 * 2 * 53 * 8 + 3 * 2 * 8 * 25)
+    work = candidates + 2 * one_value + critic + actor + (candidates if phase == "online" else 0)
+    assert line["floor_ms"] == pytest.approx(4 * work * 1e-6, abs=1e-4)
+    assert line["ms"] > 0
+    assert line["ratio"] == pytest.approx(line["ms"] / line["floor_ms"], rel=0.01)
+
+
+def test_the_host_drives_the_real_loop():
+    line = bench.bench_host(small(), updates=50)
+    assert line["case"] == "host work per offline update"
+    assert 0 < line["ms"] < 50
+    assert line["ratio"] is None
+
+
+def test_one_quantity_changes_at_a_time():
+    spec = small()
+    for quantity, read in {
+        "batch": lambda s: s.training.batch_size,
+        "width": lambda s: s.network.width,
+        "N": lambda s: (s.agent.best_of, s.agent.top_k.candidates),
+        "K": lambda s: s.agent.top_k.positives,
+        "G": lambda s: s.agent.samples,
+    }.items():
+        other = bench.changed(spec, quantity, 3)
+        assert read(other) == ((3, 3) if quantity == "N" else 3)
+        assert build_agent(other).update_work() != build_agent(spec).update_work() or quantity == "K"
+    assert bench.changed(spec, "rows", 3) == spec
+    assert set(bench.SCALING) == set(LABELS)
+
+
+def test_scaling_is_drawn_as_measured():
+    lines = [
+        {"quantity": quantity, "value": value, "ms": 2.0 * value, "floor_ms": 1.0 * value}
+        | {"method": "dfp", "depth": 4, "width": 64, "batch": 32, "device": "cpu: cpu"}
+        for quantity, values in bench.SCALING.items()
+        for value in values
+    ]
+    figure = draw_scaling(pd.DataFrame(lines))
+    for axes, (quantity, values) in zip(figure.axes, bench.SCALING.items(), strict=True):
+        measured, floor = axes.get_lines()
+        assert list(measured.get_xdata()) == list(values)
+        assert list(measured.get_ydata()) == [2.0 * value for value in values]
+        assert list(floor.get_ydata()) == [1.0 * value for value in values]
+        assert axes.get_xlabel() == LABELS[quantity]
+
+
+def test_the_command_prints_a_json_line_per_case():
+    result = CliRunner().invoke(app, ["bench", "--width", "8", "--depth", "1", "--batch", "4", "--phase", "offline"])
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["case"] for line in lines] == ["update", "act"]
+    assert {"method", "phase", "width", "batch", "ms", "floor_ms", "ratio"} <= set(lines[0])
+
+
+def test_the_loops_are_measured_on_the_steps_they_made():
+    """A small network in the real simulator: the loop, and an evaluation of two episodes."""
+    loop, evaluation = bench.bench_simulator(small(), steps=600, episodes=2)
+    assert loop["case"] == "online loop per environment step"
+    # The loop contains the very steps that are its floor.
+    assert loop["ratio"] > 0.8
+    assert evaluation["case"] == "evaluation of 2 episodes"
+    assert evaluation["ms"] > 0

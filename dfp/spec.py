@@ -143,26 +143,32 @@ def agent_config(settings: Any, source: str = "agent") -> AgentConfig:
         return settings
     name = settings.get("name") if isinstance(settings, dict) else None
     if not isinstance(name, str):
-        raise ConfigError(f"{source}: 'name' is missing; allowed: {', '.join(_agent_names())}, or an import path")
+        raise ConfigError(f"{source}: 'name' is missing; allowed: {', '.join(_agents())}, or an import path")
     return validate(agent_module(name, source).Config, settings, source)
 
 
 def agent_module(name: str, source: str = "agent") -> Any:
-    """The module that implements an agent."""
-    path = name if "." in name else f"dfp.agents.{name}"
+    """The module that implements an agent: one of ours by its short name, or any by its import path."""
+    path = name if "." in name else _agents().get(name, "")
     try:
-        found = importlib.util.find_spec(path)
+        found = importlib.util.find_spec(path) if path else None
     except ModuleNotFoundError:
         found = None
     if found is None:
-        raise ConfigError(f"{source}: unknown agent '{name}'; allowed: {', '.join(_agent_names())}, or an import path")
+        raise ConfigError(f"{source}: unknown agent '{name}'; allowed: {', '.join(_agents())}, or an import path")
     return importlib.import_module(path)
 
 
-def _agent_names() -> list[str]:
+def _agents() -> dict[str, str]:
+    """Import path of every agent of this package, by its short name."""
+    shared = {"actor_critic", "implicit_q"}
     folder = Path(__file__).parent / "agents"
-    shared = {"actor_critic", "flow"}
-    return [module.name for module in pkgutil.iter_modules([str(folder)]) if module.name not in shared]
+    return {
+        module.name: f"{package}.{module.name}"
+        for package, path in (("dfp.agents", folder), ("dfp.agents.offline", folder / "offline"))
+        for module in pkgutil.iter_modules([str(path)])
+        if not module.ispkg and module.name not in shared
+    }
 
 
 class RunSpec(Closed):

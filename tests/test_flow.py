@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from small_agents import NETWORK, TRAINING, A, B, H, S, bandit, batch, changed, make, start, two_modes
 
-from dfp.agents import bfn, flow, fql, mvp
+from dfp import flow
+from dfp.agents import bfn, fql, mvp
 from dfp.agents.actor_critic import per_step, td_target
 from dfp.flops import MLPWork
 

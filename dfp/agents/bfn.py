@@ -10,7 +10,7 @@ from jax import Array
 from pydantic import Field
 
 from dfp.agents.actor_critic import AgentState, BestOfN, BestOfNConfig, Metrics, Params, Positive, per_step
-from dfp.agents.flow import VelocityField, draw_start, flow_matching_loss, integrate
+from dfp.flow import VelocityField, draw_start, flow_matching_loss, integrate
 from dfp.flops import MLPWork
 from dfp.replay import Batch
 

@@ -330,9 +330,10 @@ def test_when_updates_are_dispatched_changes_nothing(straight, tmp_path, monkeyp
     monkeypatch.setattr(OnlineLoop, "_device_is_idle", lambda self: idle)
     ticks = itertools.count()
     clock = types.SimpleNamespace(time=lambda: next(ticks) % 3, monotonic=time.monotonic)
-    with monkeypatch.context() as patch, pytest.raises(train.Unfinished):
+    with monkeypatch.context() as patch:
         patch.setattr(session, "time", clock)
-        train.finetune(make_spec(), tmp_path / "run", straight / "pre", options(deadline=1.0))
+        with pytest.raises(train.Unfinished):
+            train.finetune(make_spec(), tmp_path / "run", straight / "pre", options(deadline=1.0))
     train.finetune(make_spec(), tmp_path / "run", straight / "pre", options())
     assert "continues from step 200" in (tmp_path / "run" / "train.log").read_text()
     assert weights(tmp_path / "run") == weights(straight / "run")

@@ -10,8 +10,8 @@ from jax import Array
 from pydantic import Field
 
 from dfp.agents.actor_critic import AgentState, BestOfN, BestOfNConfig, Metrics, Params, Positive, per_step
-from dfp.flow import VelocityField, draw_start, flow_matching_loss, integrate
 from dfp.flops import MLPWork
+from dfp.flow import VelocityField, draw_start, flow_matching_loss, integrate
 from dfp.replay import Batch
 
 

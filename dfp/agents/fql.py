@@ -12,8 +12,8 @@ from jax import Array
 from pydantic import Field
 
 from dfp.agents.actor_critic import ActorCritic, AgentState, Metrics, Params, PolicyConfig, Positive, per_step
-from dfp.flow import VelocityField, draw_start, flow_matching_loss, integrate
 from dfp.flops import MLPWork, mlp_work
+from dfp.flow import VelocityField, draw_start, flow_matching_loss, integrate
 from dfp.networks import MLP
 from dfp.replay import Batch
 

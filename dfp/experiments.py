@@ -1,7 +1,8 @@
 """From a configuration to the list of runs: what every table and figure needs, and what may be shared.
 
-A fine-tuning is one cell of a table (task x method) with one seed. It starts from a pretraining; two methods share it
-when the offline phases of their specs are equal, which is computed here, not listed by hand.
+A cell of a table (task x method) with one seed is a run: a fine-tuning that starts from a pretraining, or an offline
+run (Table 7). Two methods share a pretraining when the offline phases of their specs are equal, and a variant that
+changes nothing is its method's own run. Both are computed here, not listed by hand.
 """
 
 import csv
@@ -9,16 +10,26 @@ import fnmatch
 import io
 from typing import Any, NamedTuple
 
-from dfp.spec import Catalogue, Config, ConfigError, RunSpec, finetune_spec
+from dfp.spec import (
+    Catalogue,
+    Config,
+    ConfigError,
+    ExperimentEntry,
+    RunSpec,
+    agent_for,
+    base_method,
+    method_entry,
+    run_spec,
+)
 
 RUN_TABLE_COLUMNS: tuple[str, ...] = (
-    "experiment", "title", "task", "group", "column", "task_title", "method", "label", "backbone", "top_k", "color",
-    "seed", "run", "pretrained", "offline_steps", "online_steps",
+    "experiment", "title", "stage", "task", "group", "column", "task_title", "method", "label", "backbone", "top_k",
+    "color", "seed", "run", "pretrained", "offline_steps", "online_steps",
 )  # fmt: skip
 
 
 class Run(NamedTuple):
-    """One fine-tuning of a table or figure."""
+    """One seed of a cell of a table or figure."""
 
     experiment: str
     task: str
@@ -26,47 +37,78 @@ class Run(NamedTuple):
     seed: int
     spec: RunSpec
     folder: str  # relative to the results
-    pretrained: str  # likewise: the pretraining it starts from
+    pretrained: str  # likewise: the offline phase; that of an offline run is the run itself
 
 
 class Plan(NamedTuple):
     """Every run of a configuration."""
 
     runs: list[Run]  # one per experiment, cell and seed; a run that two experiments need stands twice
-    finetunings: dict[str, RunSpec]  # by folder
-    pretrainings: dict[str, RunSpec]  # by folder
+    specs: dict[str, RunSpec]  # of every run and every pretraining, by folder
+    starts: dict[str, str]  # folder of the pretraining, by the folder of the fine-tuning that starts from it
 
 
-def run_folder(task: str, method: str, seed: int) -> str:
+def run_folder(catalogue: Catalogue, task: str, method: str, seed: int) -> str:
     """Folder of a fine-tuning, relative to the results."""
-    return f"runs/{task}/{method}/seed{seed}"
+    return f"runs/{task}/{_shared_name(catalogue, task, method)}/seed{seed}"
 
 
-def pretrained_folder(task: str, backbone: str, seed: int) -> str:
-    """Folder of a pretraining, relative to the results."""
-    return f"pretrained/{task}/{backbone.lower()}/seed{seed}"
+def offline_folder(catalogue: Catalogue, task: str, method: str, seed: int) -> str:
+    """Folder of an offline run, relative to the results."""
+    return f"offline/{task}/{_shared_name(catalogue, task, method)}/seed{seed}"
+
+
+def pretrained_folder(catalogue: Catalogue, task: str, method: str, seed: int) -> str:
+    """Folder of a pretraining, relative to the results: of its backbone, unless the variant changes this phase too."""
+    base = base_method(method)
+    same = _offline_phase(catalogue, task, method) == _offline_phase(catalogue, task, base)
+    name = catalogue.methods[base].backbone.lower() if same else method
+    return f"pretrained/{task}/{name}/seed{seed}"
+
+
+def _offline_phase(catalogue: Catalogue, task: str, method: str) -> Any:
+    return agent_for(method, task, catalogue).offline_phase()
+
+
+def _shared_name(catalogue: Catalogue, task: str, method: str) -> str:
+    """A variant whose settings are its method's own on this task is the method."""
+    base = base_method(method)
+    same = agent_for(method, task, catalogue) == agent_for(base, task, catalogue)
+    return base if same else method
 
 
 def plan(config: Config, catalogue: Catalogue) -> Plan:
     """The runs of every experiment of the configuration, in table order: task, method, seed."""
-    runs, finetunings = [], {}
+    runs, specs = [], {}
     for experiment in config.experiments:
         entry = catalogue.experiments[experiment]
-        tasks = [task for task in config.tasks if any(fnmatch.fnmatchcase(task, pattern) for pattern in entry.tasks)]
+        tasks, seeds = _cells(entry, config) if entry.made_from == "runs" else ([], [])
         for task in tasks:
             for method in entry.methods:
-                for seed in config.seeds:
-                    folder = run_folder(task, method, seed)
-                    if folder not in finetunings:
-                        finetunings[folder] = finetune_spec(config, catalogue, task, method, seed)
-                    pretrained = pretrained_folder(task, catalogue.methods[method].backbone, seed)
-                    runs.append(Run(experiment, task, method, seed, finetunings[folder], folder, pretrained))
-    return Plan(runs, finetunings, _shared_pretrainings(runs))
+                for seed in seeds:
+                    offline = entry.stage == "offline"
+                    folder = (offline_folder if offline else run_folder)(catalogue, task, method, seed)
+                    start = folder if offline else pretrained_folder(catalogue, task, method, seed)
+                    if folder not in specs:
+                        specs[folder] = run_spec(config, catalogue, task, method, seed, entry.stage)
+                    runs.append(Run(experiment, task, method, seed, specs[folder], folder, start))
+    starts = {run.folder: run.pretrained for run in runs if run.spec.stage == "finetune"}
+    return Plan(runs, specs | _pretrainings(runs), starts)
 
 
-def _shared_pretrainings(runs: list[Run]) -> dict[str, RunSpec]:
+def _cells(entry: ExperimentEntry, config: Config) -> tuple[list[str], list[int]]:
+    """Tasks and seeds of an experiment."""
+    source = config if entry.stage == "finetune" else config.offline
+    assert source is not None
+    tasks = [task for task in source.tasks if any(fnmatch.fnmatchcase(task, pattern) for pattern in entry.tasks)]
+    return tasks, source.seeds
+
+
+def _pretrainings(runs: list[Run]) -> dict[str, RunSpec]:
     shared: dict[str, tuple[RunSpec, str]] = {}
     for run in runs:
+        if run.spec.stage != "finetune":
+            continue
         spec = run.spec.pretraining()
         known, method = shared.setdefault(run.pretrained, (spec, run.method))
         if known != spec:
@@ -88,11 +130,11 @@ def run_table(plan: Plan, catalogue: Catalogue) -> str:
 
 
 def _row(run: Run, catalogue: Catalogue) -> dict[str, Any]:
-    task, method = catalogue.tasks[run.task], catalogue.methods[run.method]
-    assert run.spec.online is not None
+    task, method = catalogue.tasks[run.task], method_entry(run.method, catalogue)
     return {
         "experiment": run.experiment,
         "title": catalogue.experiments[run.experiment].title,
+        "stage": run.spec.stage,
         "task": run.task,
         "group": task.group,
         "column": task.column,
@@ -106,5 +148,5 @@ def _row(run: Run, catalogue: Catalogue) -> dict[str, Any]:
         "run": run.folder,
         "pretrained": run.pretrained,
         "offline_steps": run.spec.training.offline_steps,
-        "online_steps": run.spec.online.steps,
+        "online_steps": run.spec.online.steps if run.spec.online else 0,
     }

@@ -17,6 +17,7 @@ import importlib
 import importlib.util
 import json
 import pkgutil
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -27,6 +28,7 @@ CATALOGUE = Path(__file__).resolve().parents[1] / "config"
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+Stage = Literal["finetune", "offline"]  # what a table's cell is: both phases, or offline RL alone
 Probability = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
@@ -174,7 +176,9 @@ def _agents() -> dict[str, str]:
 class RunSpec(Closed):
     """Everything a training run depends on."""
 
-    stage: Literal["pretrain", "finetune"]
+    stage: Literal["pretrain", "finetune", "offline"] = Field(
+        description="`pretrain`, then `finetune`: the two phases of the online tables; `offline`: Table 7."
+    )
     task: TaskSpec
     data: DataSpec
     agent: Annotated[SerializeAsAny[AgentConfig], BeforeValidator(agent_config)]
@@ -229,7 +233,10 @@ class MethodOverride(Closed):
 
 
 class MethodEntry(Closed):
-    """A row of the tables: an agent, its settings, and where they differ by task."""
+    """A row of the tables: an agent, its settings, and where they differ by task.
+
+    A method's key may go on with settings that differ from it, `dfp_K=1` or `dfp_K=1_lambda=0.1`: a variant.
+    """
 
     label: str = Field(description="Name in tables and figures.")
     backbone: str = Field(description="Name of the policy backbone in tables.")
@@ -237,6 +244,9 @@ class MethodEntry(Closed):
     color: str = Field(description="Line colour in every figure.")
     agent: dict[str, Any] = Field(description="Agent settings; `name` picks the agent, the rest replaces its defaults.")
     overrides: list[MethodOverride] = []
+    variants: dict[str, str] = Field(
+        default={}, description="Symbols that the key of a variant may set, and the agent setting each stands for."
+    )
 
 
 class ExperimentEntry(Closed):
@@ -244,8 +254,23 @@ class ExperimentEntry(Closed):
 
     title: str = Field(description="What the table or figure is about.")
     kind: Literal["table", "figure"] = Field(description="Which files are made of it.")
-    methods: list[str] = Field(description="Method keys, in the order of the rows.")
+    stage: Stage = Field(
+        default="finetune", description="`finetune`: both phases, the configuration's tasks; `offline`: Table 7's."
+    )
+    made_from: Literal["runs", "every run", "cost", "environments"] = Field(
+        default="runs",
+        description="`runs`: its own cells; `every run` of the configuration; the times that the rule `cost` measures; "
+        "the tasks' `environments`.",
+    )
+    methods: list[str] = Field(description="Method keys, variants among them, in the order of the rows.")
     tasks: list[str] = Field(default=["*"], description="Patterns over the configuration's tasks.")
+
+
+class OfflineTable(Closed):
+    """Table 7: tasks and seeds of its own."""
+
+    tasks: list[str] = Field(min_length=1, description="Task keys, from `tasks.yaml`.")
+    seeds: list[NonNegativeInt] = Field(min_length=1, description="One run per seed and cell. Table 7: 8.")
 
 
 class Config(Closed):
@@ -256,6 +281,7 @@ class Config(Closed):
     experiments: list[str] = Field(description="Tables and figures that `all` makes, from `experiments.yaml`.")
     tasks: list[str] = Field(description="Task keys, from `tasks.yaml`.")
     seeds: list[NonNegativeInt] = Field(description="One run per seed and cell.")
+    offline: OfflineTable | None = Field(default=None, description="For experiments of stage `offline`.")
     data: DataSpec
     network: NetworkSpec
     training: TrainingSpec
@@ -369,26 +395,57 @@ def parse_config(content: Any, source: str, catalogue: Catalogue | None = None) 
     """Check a configuration that is already read. ``source`` is named in errors."""
     config = validate(Config, content, source)
     catalogue = catalogue or load_catalogue()
-    for key in config.tasks:
+    for key in (*config.tasks, *(config.offline.tasks if config.offline else ())):
         lookup(catalogue.tasks, key, "task", source)
     for key in config.experiments:
         experiment = lookup(catalogue.experiments, key, "experiment", source)
+        if experiment.stage == "offline" and config.offline is None:
+            raise ConfigError(f"{source}: '{key}' needs 'offline', its tasks and seeds")
         for method in experiment.methods:
-            lookup(catalogue.methods, method, "method", f"experiments.yaml, {key}")
+            method_entry(method, catalogue, f"experiments.yaml, {key}")
     return config
 
 
 # --------------------------------------------------------------------------- from configuration to specs
 
 
-def agent_for(method: str, task: str, catalogue: Catalogue, changes: dict[str, Any] | None = None) -> AgentConfig:
-    """The method's settings on a task: its own, then those that differ there, then ``changes``."""
-    entry = lookup(catalogue.methods, method, "method", "methods.yaml")
+def base_method(method: str) -> str:
+    """The method that a variant varies: `dfp` of `dfp_K=1`; any other key itself."""
+    return _parts(method)[0]
+
+
+def _parts(method: str) -> list[str]:
+    return re.split(r"_(?=[A-Za-z]+=)", method)
+
+
+def method_entry(method: str, catalogue: Catalogue, source: str = "methods.yaml") -> MethodEntry:
+    """The entry of a method, or of a variant, whose settings come after those of its method on every task."""
+    base, *assignments = _parts(method)
+    entry = lookup(catalogue.methods, base, "method", source)
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        symbol, _, text = assignment.partition("=")
+        setting = lookup(entry.variants, symbol, f"symbol of a variant of '{base}'", source)
+        value = yaml.safe_load(text)
+        if str(value) != text:  # two keys must not name one variant
+            raise ConfigError(f"{source}: '{method}': write '{symbol}={value}', not '{assignment}'")
+        for part in reversed(setting.split(".")):
+            value = {part: value}
+        changes = merge(changes, value)
+    if not assignments:
+        return entry
+    override = MethodOverride(tasks=["*"], agent=changes, source=f"the variant {method}")
+    label = f"{entry.label}, {', '.join(assignments)}"
+    return entry.model_copy(update={"label": label, "overrides": [*entry.overrides, override]})
+
+
+def agent_for(method: str, task: str, catalogue: Catalogue) -> AgentConfig:
+    """The settings of a method or variant on a task: its own, then those that differ there."""
+    entry = method_entry(method, catalogue)
     settings = entry.agent
     for override in entry.overrides:
         if any(fnmatch.fnmatchcase(task, pattern) for pattern in override.tasks):
             settings = merge(settings, override.agent)
-    settings = merge(settings, changes or {})
     return agent_config(settings, f"methods.yaml, {method}")
 
 
@@ -401,16 +458,18 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def finetune_spec(config: Config, catalogue: Catalogue, task: str, method: str, seed: int) -> RunSpec:
-    """The online run of one cell; its ``pretraining()`` is the offline one."""
+def run_spec(
+    config: Config, catalogue: Catalogue, task: str, method: str, seed: int, stage: Stage = "finetune"
+) -> RunSpec:
+    """One run of a cell; the ``pretraining()`` of a fine-tuning is the run that it starts from."""
     return RunSpec(
-        stage="finetune",
+        stage=stage,
         task=lookup(catalogue.tasks, task, "task", "tasks.yaml").spec,
         data=config.data,
         agent=agent_for(method, task, catalogue),
         network=config.network,
         training=config.training,
-        online=config.online,
+        online=config.online if stage == "finetune" else None,
         evaluation=config.evaluation,
         seed=seed,
     )

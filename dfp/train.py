@@ -1,4 +1,4 @@
-"""The stages: ``pretrain`` (offline updates) and ``finetune`` (one update per environment step).
+"""The stages: ``pretrain`` and ``offline`` (updates on a dataset), ``finetune`` (one update per environment step).
 
 Every random draw is a function of the run's seed, the name of its stream and a step or episode number, so that nothing
 random has to be saved: straight through and killed-and-resumed give the same bits on a CPU, and evaluating more
@@ -13,11 +13,11 @@ from dfp.rollout import RemoteEnvironment
 from dfp.session import Options, Session, TrainingError, Unfinished
 from dfp.spec import RunSpec
 
-__all__ = ["Options", "TrainingError", "Unfinished", "finetune", "pretrain"]
+__all__ = ["Options", "TrainingError", "Unfinished", "finetune", "offline", "pretrain"]
 
 
 def pretrain(spec: RunSpec, path: Path, options: Options) -> None:
-    """The offline phase: gradient steps on the dataset, evaluated every ``spec.evaluation.interval`` of them.
+    """The offline phase, or a run of offline RL: gradient steps on the dataset, evaluated every so many of them.
 
     Leaves ``agent.npz``, ``metrics.csv`` and ``manifest.json`` in ``path``; returns at once where they are there.
 
@@ -33,6 +33,10 @@ def pretrain(spec: RunSpec, path: Path, options: Options) -> None:
             while loop.step < session.total:
                 loop.block()
         session.finish(loop.state)
+
+
+# Offline RL is a phase of the same kind; what it trains is in the spec: there a method's whole loss from step 0.
+offline = pretrain
 
 
 def finetune(spec: RunSpec, path: Path, pretrained: Path, options: Options) -> None:

@@ -10,11 +10,11 @@ from dfp import bench
 from dfp.__main__ import app
 from dfp.report.scaling import LABELS, draw_scaling
 from dfp.session import build_agent
-from dfp.spec import CATALOGUE, finetune_spec, load_catalogue, load_config
+from dfp.spec import CATALOGUE, load_catalogue, load_config, run_spec
 
 
 def small(method: str = "dfp"):
-    spec = finetune_spec(load_config(CATALOGUE / "config.yaml"), load_catalogue(), "cube-single-task2", method, 0)
+    spec = run_spec(load_config(CATALOGUE / "config.yaml"), load_catalogue(), "cube-single-task2", method, 0)
     return bench.resized(spec, width=8, depth=1, batch=4)
 
 

@@ -131,7 +131,8 @@ def test_every_method_has_a_page_and_every_page_a_method():
 @pytest.mark.parametrize("method", CATALOGUE.methods)
 def test_a_method_page_has_its_commands(method: str):
     text = (METHOD_PAGES / f"{method}.md").read_text()
-    for command in ("data", "pretrain", "finetune"):
+    online = any(method in entry.methods for entry in CATALOGUE.experiments.values() if entry.stage == "finetune")
+    for command in ("data", *(("pretrain", "finetune") if online else ("offline",))):
         assert re.search(rf"^python -m dfp {command} ", text, re.MULTILINE), command
     assert f"--method {method} " in text
 

@@ -205,7 +205,7 @@ class TestClaims:
         assert list(both.index[:3]) == ["dfp", "qc-fql", "dfp-no-topk"]
 
     def test_offline_rl_best_on_two_of_five(self):
-        rank = dense_rank(matrix(7)).loc["dfp"]
+        rank = dense_rank(matrix(7)).loc["dfp-offline"]
         assert sorted(rank[rank == 1].index) == ["cube-double-task2", "scene-task2"]
 
     def test_topk_costs_at_most_004_ms(self):

@@ -8,7 +8,7 @@ import dfp
 from dfp.checkpoint import CheckpointError, Rotation, save
 from dfp.run_folder import RunFolder
 from dfp.session import FINAL_STATE, build_agent
-from dfp.spec import CATALOGUE, ConfigError, finetune_spec, load_catalogue, load_config
+from dfp.spec import CATALOGUE, ConfigError, load_catalogue, load_config, run_spec
 
 ENTRIES = load_catalogue()
 STATES = np.random.default_rng(0).normal(size=(3, 28)).astype(np.float32)
@@ -16,7 +16,7 @@ STATES = np.random.default_rng(0).normal(size=(3, 28)).astype(np.float32)
 
 @pytest.fixture(params=["dfp", "qc-fql"])
 def run(request, tmp_path):
-    spec = finetune_spec(load_config(CATALOGUE / "smoke.yaml"), ENTRIES, "cube-single-task2", request.param, 0)
+    spec = run_spec(load_config(CATALOGUE / "smoke.yaml"), ENTRIES, "cube-single-task2", request.param, 0)
     RunFolder(tmp_path, spec).start(["python"])
     return tmp_path, spec, jax.jit(build_agent(spec).init)(jax.random.key(1))
 

@@ -63,6 +63,7 @@ def make_results(folder: Path, finals: Finals) -> Path:
             run, pretrained = f"runs/{task}/{method}/seed{seed}", f"pretrained/{task}/{backbone}/seed{seed}"
             rows.append(
                 {
+                    "stage": "finetune",
                     "task": task,
                     "group": TASKS[task][0],
                     "column": TASKS[task][1],
@@ -172,7 +173,7 @@ class TestCollect:
     def test_rows_of_a_shared_pretraining_go_to_each_run(self, tmp_path: Path):
         results = make_results(tmp_path, {("lift", "mvp"): [0.5], ("lift", "mvp-topk"): [0.75]})
         tidy = collect(results)
-        assert list(tidy.columns) == ["task", "method", "seed", "run", *METRIC_TYPES]
+        assert list(tidy.columns) == ["stage", "task", "method", "seed", "run", *METRIC_TYPES]
         assert tidy.groupby("method", sort=False).step.agg(list).to_dict() == {
             "mvp": [2, 4, 6, 8, 10],
             "mvp-topk": [2, 4, 6, 8, 10],
@@ -199,7 +200,7 @@ class TestCollect:
         results = make_results(tmp_path, {("lift", "dfp"): [None]})
         tidy = collect(results, partial=True)
         assert len(tidy) == 0
-        assert list(tidy.columns) == ["task", "method", "seed", "run", *METRIC_TYPES]
+        assert list(tidy.columns) == ["stage", "task", "method", "seed", "run", *METRIC_TYPES]
 
     def test_partial_reads_progress_of_unfinished_runs_only(self, tmp_path: Path):
         results, path = one_run(tmp_path)

@@ -6,13 +6,13 @@ import pytest
 
 from dfp.run_folder import RunFolder
 from dfp.show import describe, read_run, settings
-from dfp.spec import CATALOGUE, ConfigError, finetune_spec, load_catalogue, load_config
+from dfp.spec import CATALOGUE, ConfigError, load_catalogue, load_config, run_spec
 
 CATALOGUE_ENTRIES = load_catalogue()
 
 
 def spec_of(task: str, method: str, config: str = "config.yaml"):
-    return finetune_spec(load_config(CATALOGUE / config), CATALOGUE_ENTRIES, task, method, 0)
+    return run_spec(load_config(CATALOGUE / config), CATALOGUE_ENTRIES, task, method, 0)
 
 
 def test_a_started_run_shows_its_command_and_spec(tmp_path):

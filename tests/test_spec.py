@@ -2,26 +2,28 @@
 
 import copy
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from dfp.experiments import plan, run_table
+from dfp.experiments import plan, pretrained_folder, run_table
 from dfp.spec import (
     Config,
     ConfigError,
-    RunSpec,
     agent_for,
-    finetune_spec,
     load_catalogue,
     load_config,
+    method_entry,
     parse_config,
     parse_spec,
+    run_spec,
 )
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 PAPER = load_config(CONFIG / "config.yaml")
+TABLE2 = PAPER.model_copy(update={"experiments": ["table2"]})
 CATALOGUE = load_catalogue()
 
 
@@ -66,13 +68,13 @@ def test_mvp_constraint_is_off_on_cube_triple_only():
 
 
 def test_a_spec_survives_its_json():
-    spec = finetune_spec(PAPER, CATALOGUE, "square", "dfp", 3)
+    spec = run_spec(PAPER, CATALOGUE, "square", "dfp", 3)
     assert parse_spec(spec.canonical()) == spec
     assert parse_spec(spec.pretraining().canonical()) == spec.pretraining()
 
 
 def test_no_path_or_display_name_in_a_spec():
-    text = finetune_spec(PAPER, CATALOGUE, "cube-double-task2", "dfp", 0).canonical()
+    text = run_spec(PAPER, CATALOGUE, "cube-double-task2", "dfp", 0).canonical()
     assert "results" not in text
     assert "label" not in text
     assert str(Path.home()) not in text
@@ -80,24 +82,82 @@ def test_no_path_or_display_name_in_a_spec():
 
 def changed_runs(change) -> tuple[set[str], set[str]]:
     """Folders of the pretrainings and fine-tunings whose specs a change of configuration or catalogue changes."""
-    before = plan(PAPER, CATALOGUE)
-    config, catalogue = content("config"), json.loads(CATALOGUE.model_dump_json())
+    before = plan(TABLE2, CATALOGUE)
+    config, catalogue = content("config") | {"experiments": ["table2"]}, json.loads(CATALOGUE.model_dump_json())
     change(config, catalogue)
     catalogue = type(CATALOGUE).model_validate(catalogue)
     after = plan(parse_config(config, "test", catalogue), catalogue)
-    return changed(before.pretrainings, after.pretrainings), changed(before.finetunings, after.finetunings)
+    changed = {folder for folder, spec in after.specs.items() if before.specs.get(folder) != spec}
+    return of(changed, "pretrained"), of(changed, "runs")
 
 
-def changed(before: dict[str, RunSpec], after: dict[str, RunSpec]) -> set[str]:
-    return {folder for folder, spec in after.items() if folder not in before or before[folder] != spec}
+def of(folders: Iterable[str], kind: str) -> set[str]:
+    return {folder for folder in folders if folder.startswith(f"{kind}/")}
 
 
 def test_table_2_needs_48_cells_on_24_pretrainings_times_5_seeds():
+    everything = plan(TABLE2, CATALOGUE)
+    assert len(of(everything.specs, "runs")) == 48 * 5
+    assert len(of(everything.specs, "pretrained")) == 24 * 5
+    assert run_table(everything, CATALOGUE).count("\n") == 1 + 48 * 5
+
+
+def test_the_whole_paper_shares_what_is_equal():
     everything = plan(PAPER, CATALOGUE)
-    assert len(everything.finetunings) == 48 * 5
-    assert len(everything.pretrainings) == 24 * 5
-    assert len([run for run in everything.runs if run.experiment == "table2"]) == 48 * 5
-    assert run_table(everything, CATALOGUE).count("\n") == 1 + 2 * 48 * 5
+    # Six backbones, whatever K and lambda are.
+    assert len(of(everything.specs, "pretrained")) == 6 * 12 * 5
+    # Eight methods; of four K three are not the own one (OGBench 4, Robomimic 2); of four lambda neither.
+    assert len(of(everything.specs, "runs")) == (8 * 12 + 3 * 12 + 3 * 3) * 5
+    folders = {(run.method, run.task): run.folder for run in everything.runs if run.seed == 0}
+    assert folders["dfp_K=2", "lift"] == folders["dfp", "lift"] == "runs/lift/dfp/seed0"
+    assert folders["dfp_K=4", "lift"] == "runs/lift/dfp_K=4/seed0"
+    assert folders["dfp_lambda=0.5", "cube-quadruple-task3"] == "runs/cube-quadruple-task3/dfp/seed0"
+    assert everything.starts["runs/lift/dfp_K=4/seed0"] == "pretrained/lift/drifting/seed0"
+
+
+def test_a_variant_sets_what_its_key_says_and_nothing_else():
+    own = agent_for("dfp", "lift", CATALOGUE).model_dump()
+    variant = agent_for("dfp_K=8_lambda=0.1", "lift", CATALOGUE).model_dump()
+    assert variant["top_k"] == own["top_k"] | {"positives": 8, "weight": 0.1}
+    assert {**variant, "top_k": None} == {**own, "top_k": None}
+    assert method_entry("dfp_K=8_lambda=0.1", CATALOGUE).label == "DFP (Ours), K=8, lambda=0.1"
+
+
+def test_a_variant_of_the_offline_phase_has_a_pretraining_of_its_own():
+    assert pretrained_folder(CATALOGUE, "lift", "dfp_h=[0.1]", 0) == "pretrained/lift/dfp_h=[0.1]/seed0"
+    assert pretrained_folder(CATALOGUE, "lift", "dfp_K=8", 0) == "pretrained/lift/drifting/seed0"
+
+
+@pytest.mark.parametrize(
+    ("method", "message"),
+    [
+        ("dfp_Q=1", "unknown symbol of a variant of 'dfp' 'Q'; allowed: K, N, lambda, h, G"),
+        ("mvp_K=1", "unknown symbol of a variant of 'mvp' 'K'"),
+        ("dfp_lambda=0.10", "write 'lambda=0.1', not 'lambda=0.10'"),
+        ("dfp_K=17", "'positives' .17. is larger than 'candidates' .16."),
+    ],
+)
+def test_a_variant_that_is_none_is_named(method, message):
+    with pytest.raises(ConfigError, match=message):
+        agent_for(method, "cube-double-task2", CATALOGUE)
+
+
+def test_an_offline_run_is_the_whole_method_on_its_own_tasks_and_seeds():
+    everything = plan(PAPER.model_copy(update={"experiments": ["table8"]}), CATALOGUE)
+    assert len(everything.specs) == 5 * 8
+    assert not everything.starts
+    spec = everything.specs["offline/puzzle-4x4-task4/dfp-offline/seed7"]
+    agent = spec.agent.model_dump()
+    # Table 8, last column; no chunks and no best-of-N'.
+    assert agent["top_k"] == {"weight": 0.5, "candidates": 32, "positives": 16, "ema_rate": 1e-4}
+    assert (agent["bandwidths"], agent["chunk"], agent["best_of"]) == ((0.01, 0.05), 1, 1)
+    assert (spec.stage, spec.online) == ("offline", None)
+
+
+def test_an_offline_table_needs_its_tasks_and_seeds():
+    config = content("config") | {"experiments": ["table8"], "offline": None}
+    with pytest.raises(ConfigError, match="test: 'table8' needs 'offline', its tasks and seeds"):
+        parse_config(config, "test")
 
 
 def test_lambda_changes_the_online_runs_of_its_method_alone():
@@ -148,7 +208,7 @@ def test_methods_that_share_a_backbone_name_must_share_the_offline_phase():
     catalogue = json.loads(CATALOGUE.model_dump_json())
     catalogue["methods"]["dfp"]["agent"]["bandwidths"] = [0.1]
     with pytest.raises(ConfigError, match="'dfp-no-topk' and 'dfp' have one backbone name"):
-        plan(PAPER, type(CATALOGUE).model_validate(catalogue))
+        plan(TABLE2, type(CATALOGUE).model_validate(catalogue))
 
 
 # --------------------------------------------------------------------------- errors
@@ -177,7 +237,7 @@ def setting(path, value):
         (setting("sedes", [1]), "unknown key 'sedes'; allowed: data, data_dir, evaluation"),
         (setting("training.batchsize", 8), "unknown key 'training.batchsize'; allowed: batch_size, discount"),
         (setting("tasks", ["cube-double-task9"]), "unknown task 'cube-double-task9'; allowed: lift, square"),
-        (setting("experiments", ["table99"]), "unknown experiment 'table99'; allowed: table2, figure1"),
+        (setting("experiments", ["table99"]), "unknown experiment 'table99'; allowed: table1, table2"),
         (setting("training.discount", 1.5), "'training.discount': Input should be less than 1, got 1.5"),
         (setting("training.batch_size", 0), "'training.batch_size': Input should be greater than 0, got 0"),
         (setting("seeds", [0, 0]), "'seeds' names something twice"),
@@ -231,7 +291,7 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
 
 
 def test_a_pretraining_has_no_online_part():
-    spec = finetune_spec(PAPER, CATALOGUE, "can", "dfp", 0)
+    spec = run_spec(PAPER, CATALOGUE, "can", "dfp", 0)
     broken = json.loads(spec.canonical()) | {"online": None}
     with pytest.raises(ConfigError, match="'online' is given for stage 'finetune'"):
         parse_spec(json.dumps(broken))

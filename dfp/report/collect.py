@@ -20,6 +20,7 @@ from dfp.spec import ConfigError
 RUN_TYPES = {
     "experiment": "str",
     "title": "str",
+    "stage": "str",
     "task": "str",
     "group": "str",
     "column": "str",
@@ -45,7 +46,7 @@ METRIC_TYPES = {
     "wall_s": "float64",
     "env_steps": "int64",
 }
-TIDY_TYPES = {"task": "str", "method": "str", "seed": "int64", "run": "str"} | METRIC_TYPES
+TIDY_TYPES = {"stage": "str", "task": "str", "method": "str", "seed": "int64", "run": "str"} | METRIC_TYPES
 
 
 def read_runs(results_dir: Path) -> pd.DataFrame:
@@ -82,16 +83,16 @@ def collect(results_dir: Path, partial: bool = False) -> pd.DataFrame:
 
 
 def evaluations(results_dir: Path, runs: pd.DataFrame, partial: bool) -> pd.DataFrame:
-    """Every evaluation of ``runs``: per run its pretraining's offline rows, then its own online rows.
+    """Every evaluation of ``runs``: per run its offline phase's rows, then, of a fine-tuning, its online rows.
 
-    Columns: ``task, method, seed, run``, then those of ``metrics.csv``. Runs that share a pretraining each repeat
-    its rows. With ``partial``, a run without ``metrics.csv`` gives what its ``progress.json`` has so far, maybe
+    Columns: ``stage, task, method, seed, run``, then those of ``metrics.csv``. Runs that share a pretraining each
+    repeat its rows. With ``partial``, a run without ``metrics.csv`` gives what its ``progress.json`` has so far, maybe
     nothing. Raises :class:`ConfigError` naming the file where a ``metrics.csv`` is missing (without ``partial``) or
     malformed (always).
     """
     parts = [
-        metrics.assign(**{name: run[name] for name in ("task", "method", "seed", "run")})
-        for run in runs.drop_duplicates(["task", "method", "seed"]).to_dict("records")
+        metrics.assign(**{name: run[name] for name in ("stage", "task", "method", "seed", "run")})
+        for run in runs.drop_duplicates(["stage", "task", "method", "seed"]).to_dict("records")
         for metrics in _phases(results_dir, run, partial)
     ]
     if not parts:
@@ -106,10 +107,10 @@ def write_metrics(results_dir: Path, partial: bool = False) -> Path:
 
 def _phases(results_dir: Path, run: dict, partial: bool) -> Iterator[pd.DataFrame]:
     end = run["offline_steps"] + run["online_steps"]
-    for phase, folder, before, last in (
-        ("offline", run["pretrained"], 0, run["offline_steps"]),
-        ("online", run["run"], run["offline_steps"], end),
-    ):
+    phases = [("offline", run["pretrained"], 0, run["offline_steps"])]
+    if run["stage"] == "finetune":
+        phases.append(("online", run["run"], run["offline_steps"], end))
+    for phase, folder, before, last in phases:
         path = results_dir / folder / "metrics.csv"
         progress = path.with_name("progress.json")
         if path.exists() or not partial:

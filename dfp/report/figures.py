@@ -6,6 +6,7 @@ in the CSV file and percent on the axes. The same runs give the same bytes.
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable
 from math import ceil
@@ -52,14 +53,16 @@ def write_figure(number: int, results_dir: Path, partial: bool = False) -> list[
     return [write_atomically(results_dir / f"figure{number}.{kind}", content) for kind, content in contents.items()]
 
 
-def figure1(results_dir: Path, partial: bool) -> tuple[pd.DataFrame, Figure]:
-    """Figure 1: success rate over the training steps of both phases, one panel per task."""
-    runs = experiment_runs(results_dir, "figure1")
+def learning_curves(experiment: str, results_dir: Path, partial: bool) -> tuple[pd.DataFrame, Figure]:
+    """Figures 1 and 3 to 5: success rate over the training steps of both phases, one panel per task."""
+    runs = experiment_runs(results_dir, experiment)
     frame = curves(evaluations(results_dir, runs, partial), runs)
     return frame, draw(frame)
 
 
-FIGURES: dict[int, Callable[[Path, bool], tuple[pd.DataFrame, Figure]]] = {1: figure1}
+FIGURES: dict[int, Callable[[Path, bool], tuple[pd.DataFrame, Figure]]] = {
+    number: functools.partial(learning_curves, f"figure{number}") for number in (1, 3, 4, 5)
+}
 
 
 def curves(tidy: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

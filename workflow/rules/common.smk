@@ -42,7 +42,7 @@ TARGETS = [
 # Tasks that differ only in their goal share a dataset: any one of them can prepare it.
 DATASETS = {
     str(manifest_path(CATALOGUE.tasks[key].spec, SETTINGS.data, DATA)): key
-    for key in reversed(SETTINGS.tasks)
+    for key in dict.fromkeys(run.task for run in reversed(PLAN.runs))
 }
 
 
@@ -51,7 +51,6 @@ wildcard_constraints:
     number=r"\d+",
     task=r"[^/]+",
     method=r"[^/]+",
-    backbone=r"[^/]+",
 
 
 def known(entries, key, what):
@@ -63,28 +62,29 @@ def known(entries, key, what):
     return entries[key]
 
 
+# What the folder of a run is made of.
+CELLS = {
+    "task": {folder.split("/")[1] for folder in PLAN.specs},
+    "method": {folder.split("/")[2] for folder in PLAN.specs},
+    "seed": {folder.split("/")[3].removeprefix("seed") for folder in PLAN.specs},
+}
+
+
 def cell(wildcards):
     """Names the parts of a run's folder that the configuration does not have, before the run is looked up."""
-    known(dict.fromkeys(SETTINGS.tasks), wildcards.task, "task")
-    known(dict.fromkeys(SETTINGS.seeds), int(wildcards.seed), "seed")
-    if "method" in wildcards.keys():
-        known(
-            dict.fromkeys(run.method for run in PLAN.runs), wildcards.method, "method"
-        )
+    for what, names in CELLS.items():
+        known(dict.fromkeys(sorted(names)), wildcards[what], what)
 
 
-def pretraining(wildcards):
-    """The spec of a pretraining, one canonical JSON string: swapped numbers are seen, their order is not."""
-    cell(wildcards)
-    folder = f"pretrained/{wildcards.task}/{wildcards.backbone}/seed{wildcards.seed}"
-    return known(PLAN.pretrainings, folder, "pretraining").canonical()
+def spec_in(kind):
+    """The spec of the run in a folder of this kind: one canonical JSON string, so that swapped numbers are seen."""
 
+    def spec(wildcards):
+        cell(wildcards)
+        folder = f"{kind}/{wildcards.task}/{wildcards.method}/seed{wildcards.seed}"
+        return known(PLAN.specs, folder, "run").canonical()
 
-def finetuning(wildcards):
-    """The spec of a fine-tuning, likewise."""
-    cell(wildcards)
-    folder = f"runs/{wildcards.task}/{wildcards.method}/seed{wildcards.seed}"
-    return known(PLAN.finetunings, folder, "run").canonical()
+    return spec
 
 
 def dataset_of(wildcards):
@@ -98,8 +98,8 @@ def dataset_of(wildcards):
 def start_of(wildcards):
     """The pretraining that a fine-tuning starts from."""
     cell(wildcards)
-    backbone = CATALOGUE.methods[wildcards.method].backbone.lower()
-    return f"{RESULTS}/pretrained/{wildcards.task}/{backbone}/seed{wildcards.seed}/agent.npz"
+    folder = f"runs/{wildcards.task}/{wildcards.method}/seed{wildcards.seed}"
+    return f"{RESULTS}/{known(PLAN.starts, folder, 'run')}/agent.npz"
 
 
 def metrics_of(*experiments):

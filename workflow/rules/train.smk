@@ -5,11 +5,11 @@ rule pretrain:
     input:
         data=dataset_of,
     output:
-        agent=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}/agent.npz",
-        metrics=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}/metrics.csv",
-        manifest=f"{RESULTS}/pretrained/{{task}}/{{backbone}}/seed{{seed}}/manifest.json",
+        agent=f"{RESULTS}/pretrained/{{task}}/{{method}}/seed{{seed}}/agent.npz",
+        metrics=f"{RESULTS}/pretrained/{{task}}/{{method}}/seed{{seed}}/metrics.csv",
+        manifest=f"{RESULTS}/pretrained/{{task}}/{{method}}/seed{{seed}}/manifest.json",
     log:
-        f"{RESULTS}/logs/pretrain/{{task}}/{{backbone}}/seed{{seed}}.log",
+        f"{RESULTS}/logs/pretrain/{{task}}/{{method}}/seed{{seed}}.log",
     priority: wave
     conda:
         ENVIRONMENT
@@ -19,11 +19,11 @@ rule pretrain:
         mem_mb=12000,
         runtime=24 * 60,
     params:
-        spec=pretraining,
+        spec=spec_in("pretrained"),
         run_dir=folder_of("metrics"),
         data_dir=data_dir_of("data"),
     shell:
-        "python -m dfp pretrain"
+        "python -m dfp {rule}"
         " --spec {params.spec:q}"
         " --run-dir {params.run_dir:q}"
         " --data-dir {params.data_dir:q}"
@@ -49,15 +49,29 @@ rule finetune:
         mem_mb=12000,
         runtime=48 * 60,
     params:
-        spec=finetuning,
+        spec=spec_in("runs"),
         run_dir=folder_of("metrics"),
         pretrained=lambda wildcards, input: str(Path(input.start).parent),
         data_dir=data_dir_of("data"),
     shell:
-        "python -m dfp finetune"
+        "python -m dfp {rule}"
         " --spec {params.spec:q}"
         " --run-dir {params.run_dir:q}"
         " --pretrained {params.pretrained:q}"
         " --data-dir {params.data_dir:q}"
         " --threads {threads}"
         " 2>&1 | tee {log:q}"
+
+
+# A run of offline RL: the same kind of job, with a place, a spec and a command of its own.
+use rule pretrain as offline with:
+    output:
+        agent=f"{RESULTS}/offline/{{task}}/{{method}}/seed{{seed}}/agent.npz",
+        metrics=f"{RESULTS}/offline/{{task}}/{{method}}/seed{{seed}}/metrics.csv",
+        manifest=f"{RESULTS}/offline/{{task}}/{{method}}/seed{{seed}}/manifest.json",
+    log:
+        f"{RESULTS}/logs/offline/{{task}}/{{method}}/seed{{seed}}.log",
+    params:
+        spec=spec_in("offline"),
+        run_dir=folder_of("metrics"),
+        data_dir=data_dir_of("data"),

@@ -1,0 +1,54 @@
+"""``bench``: times against their floors."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dfp.commands.options import DEFAULT_CONFIG, ConfigOption, ThreadsOption, prepare_xla
+from dfp.spec import ConfigError, load_catalogue, load_config
+
+app = typer.Typer()
+
+
+@app.command()
+def bench(
+    config: ConfigOption = DEFAULT_CONFIG,
+    task: Annotated[str, typer.Option("--task", help="Task key: its widths, and its simulator.")] = "cube-double-task2",
+    method: Annotated[list[str] | None, typer.Option("--method", help="Method key; repeatable. Default: dfp.")] = None,
+    phase: Annotated[str | None, typer.Option("--phase", help="offline or online. Default: both.")] = None,
+    width: Annotated[int | None, typer.Option("--width", min=1, help="Default: the configuration's.")] = None,
+    depth: Annotated[int | None, typer.Option("--depth", min=1, help="Default: the configuration's.")] = None,
+    batch: Annotated[int | None, typer.Option("--batch", min=1, help="Default: the configuration's.")] = None,
+    simulator: Annotated[bool, typer.Option("--simulator", help="Also the loops, and an evaluation.")] = False,
+    steps: Annotated[int, typer.Option("--steps", min=600, help="Environment steps of the online loop.")] = 3000,
+    episodes: Annotated[int, typer.Option("--episodes", min=1, help="Episodes of the evaluation.")] = 50,
+    scaling: Annotated[Path | None, typer.Option("--scaling", help="Instead: cost as work grows, into here.")] = None,
+    threads: ThreadsOption = None,
+) -> None:
+    """Time updates, acting and (--simulator) the loops against their floors: a JSON line per case.
+
+    With --scaling: the time of an online update against batch, width, N, K, G and rows, as a table and a figure.
+    """
+    prepare_xla(threads)
+    from dfp import bench as measure
+    from dfp.console import print_cases
+    from dfp.spec import run_spec
+
+    if phase not in (None, "offline", "online"):
+        raise ConfigError(f"--phase: '{phase}'; allowed: offline, online")
+    lines = []
+    for key in method or ["dfp"]:
+        spec = run_spec(load_config(config), load_catalogue(), task, key, 0)
+        spec = measure.resized(spec, width, depth, batch)
+        cases = measure.bench_scaling(spec) if scaling else measure.bench_run(spec, phase, simulator, steps, episodes)
+        for line in cases:
+            lines.append({**line, "method": key})
+            typer.echo(json.dumps(lines[-1]))
+    print_cases(lines)
+    if scaling is not None:
+        from dfp.report.scaling import write_scaling
+
+        for path in write_scaling(lines, scaling):
+            typer.echo(path, err=True)

@@ -8,8 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dfp.flops import MLPWork
+
 # Glorot uniform, as Q-chunking and FQL initialise every layer.
 KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
+RESNET_EXPANSION = 4
 
 
 class MLP(nn.Module):
@@ -28,6 +31,22 @@ class MLP(nn.Module):
             if self.layer_norm:
                 x = nn.LayerNorm()(x)
         return nn.Dense(self.outputs, kernel_init=KERNEL_INIT)(x)
+
+
+class ResNet(nn.Module):
+    """IDQL's LN-ResNet: residual blocks: LayerNorm, a layer four times as wide, GELU, a layer back to ``width``."""
+
+    width: int
+    blocks: int
+    outputs: int
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        x = nn.Dense(self.width, kernel_init=KERNEL_INIT)(inputs)
+        for _ in range(self.blocks):
+            y = nn.gelu(nn.Dense(RESNET_EXPANSION * self.width, kernel_init=KERNEL_INIT)(nn.LayerNorm()(x)))
+            x = x + nn.Dense(self.width, kernel_init=KERNEL_INIT)(y)
+        return nn.Dense(self.outputs, kernel_init=KERNEL_INIT)(nn.gelu(x))
 
 
 class EnsembleCritic(nn.Module):
@@ -49,6 +68,11 @@ class EnsembleCritic(nn.Module):
         )
         inputs = jnp.concatenate([observation, action], axis=-1)
         return members(self.width, self.depth, 1, layer_norm=True)(inputs)[..., 0]
+
+
+def resnet_work(inputs: int, outputs: int, width: int, blocks: int) -> MLPWork:
+    """One row through a :class:`ResNet`."""
+    return MLPWork(2.0 * inputs * width, 2.0 * (blocks * 2 * RESNET_EXPANSION * width**2 + width * outputs))
 
 
 def parameter_count(params: object) -> int:

@@ -16,7 +16,7 @@ from jax import Array
 from pydantic import Field
 
 from dfp.flops import MLPWork, mlp_work
-from dfp.networks import EnsembleCritic
+from dfp.networks import MLP, EnsembleCritic
 from dfp.replay import Batch
 from dfp.spec import AgentConfig, Closed, NetworkSpec, TrainingSpec
 
@@ -51,6 +51,12 @@ class PolicyConfig(AgentConfig):
     chunk: Positive = Field(default=5, description="H, actions per chunk. Table 5: 5; 1 for FQL and BFN.")
 
 
+class OneStepConfig(PolicyConfig):
+    """A policy of the offline table: one action at a time."""
+
+    chunk: Positive = Field(default=1, description="H, actions per chunk. Table 7: 1.")
+
+
 class BestOfNConfig(PolicyConfig):
     """A policy that acts by the critic's favourite among its own samples."""
 
@@ -75,8 +81,8 @@ class AgentState(NamedTuple):
 
     actor: Params
     critic: Params
-    target_critic: Params
-    anchor: Params | None  # pi_old, the EMA policy; only where the method draws candidates from it
+    target_critic: Params  # of the part of the critic that has a target
+    anchor: Params | None  # pi_old, an average of the policy, only where the method has one
     optimiser: optax.OptState
 
 
@@ -148,8 +154,13 @@ class ActorCritic(abc.ABC):
 
     @property
     def top_k(self) -> TopKConfig | None:
-        """Policy improvement by the best candidates of pi_old; None: there is no pi_old."""
+        """Policy improvement by the best candidates of pi_old; None: there is none."""
         return None
+
+    @property
+    def anchor_rate(self) -> float | None:
+        """Rate per update at which pi_old follows the policy; None: there is no pi_old."""
+        return None if self.top_k is None else self.top_k.ema_rate
 
     # -- what a method brings
 
@@ -159,7 +170,7 @@ class ActorCritic(abc.ABC):
 
     @abc.abstractmethod
     def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
-        """The policy: ``[..., S], [..., D] -> [..., D]``, not clipped."""
+        """The policy: ``[..., S], [..., noise_size] -> [..., D]``, not clipped."""
 
     @abc.abstractmethod
     def actor_loss(self, actor: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
@@ -180,14 +191,28 @@ class ActorCritic(abc.ABC):
     def critic_network(self) -> EnsembleCritic:
         return EnsembleCritic(self.network.width, self.network.depth, self.network.ensemble_size)
 
+    def init_critic(self, key: Array) -> Params:
+        """Fresh critic parameters, whatever the critic loss trains."""
+        observation = jnp.zeros((1, self.observation_size))
+        action = jnp.zeros((1, self.chunk_size))
+        return self.critic_network.init(key, observation, action)
+
+    def targeted(self, critic: Params) -> Params:
+        """The part of the critic that has a target."""
+        return critic
+
     def values(self, critic: Params, observation: Array, action: Array) -> Array:
         """``Q_e(s, a)``: ``[..., S], [..., D] -> [E, ...]``."""
         return self.critic_network.apply(critic, observation, action)  # pyright: ignore[reportReturnType]
 
+    def aggregate(self, values: Array) -> Array:
+        """The ensemble's one value, ``[E, ...] -> [...]``: the mean (Table 5)."""
+        return jnp.mean(values, axis=0)
+
     def critic_loss(self, critic: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         """Eq. 1 over a chunk; the next action comes from the routine that acts, the target critic values it."""
         next_action = self.sample_actions(state, batch.next_observation, jax.random.split(key, batch.size))
-        next_value = jnp.mean(self.values(state.target_critic, batch.next_observation, next_action), axis=0)
+        next_value = self.aggregate(self.values(state.target_critic, batch.next_observation, next_action))
         target = jax.lax.stop_gradient(td_target(batch.return_, batch.discount, next_value))
         values = self.values(critic, batch.observation, batch.action)
         loss = td_loss(values, target, batch.valid[:, -1])
@@ -195,14 +220,23 @@ class ActorCritic(abc.ABC):
 
     # -- acting
 
+    @property
+    def noise_size(self) -> int:
+        """Gaussian numbers that a sample of the policy is made from."""
+        return self.chunk_size
+
+    def acting(self, state: AgentState) -> tuple[Params, Params]:
+        """The actor that proposes and the ensemble that ranks, when the policy acts: the live ones."""
+        return state.actor, state.critic
+
     def sample_actions(self, state: AgentState, observation: Array, keys: Array) -> Array:
-        """Chunks to execute, best of N' by the online critic: ``[B, S], [B] keys -> [B, D]`` in [-1, 1].
+        """Chunks to execute, best of N': ``[B, S], [B] keys -> [B, D]`` in [-1, 1].
 
         A row's result depends on its own state and key alone.
         """
 
         def best(observation: Array, keys: Array) -> Array:
-            actions, scores = self.scored_candidates(state.actor, state.critic, observation, keys, self.best_of)
+            actions, scores = self.scored_candidates(*self.acting(state), observation, keys, self.best_of)
             return take_candidates(actions, jnp.argmax(scores, axis=1, keepdims=True))[:, 0]
 
         return in_blocks(best, observation, keys, count=self.best_of)
@@ -219,18 +253,18 @@ class ActorCritic(abc.ABC):
     def scored_candidates(
         self, actor: Params, critic: Params, observation: Array, keys: Array, count: int
     ) -> tuple[Array, Array]:
-        """Candidates of each state and their mean values: ``[B, S], [B] keys -> [B, N, D], [B, N]``.
+        """Candidates of each state and their values: ``[B, S], [B] keys -> [B, N, D], [B, N]``.
 
         Of one matrix of B * N rows, whose products are faster than those of B matrices.
         """
         observations = jnp.repeat(observation, count, axis=0)
-        noise = jax.vmap(lambda key: jax.random.normal(key, (count, self.chunk_size)))(keys)
-        actions = jnp.clip(self.generate(actor, observations, noise.reshape(-1, self.chunk_size)), -1.0, 1.0)
+        noise = jax.vmap(lambda key: jax.random.normal(key, (count, self.noise_size)))(keys)
+        actions = jnp.clip(self.generate(actor, observations, noise.reshape(-1, self.noise_size)), -1.0, 1.0)
         if count == 1:
             scores = jnp.zeros(actions.shape[0])
         else:
-            scores = jnp.mean(self.values(critic, observations, actions), axis=0)
-        return actions.reshape(noise.shape), scores.reshape(-1, count)
+            scores = self.aggregate(self.values(critic, observations, actions))
+        return actions.reshape(-1, count, self.chunk_size), scores.reshape(-1, count)
 
     # -- work
 
@@ -255,11 +289,14 @@ class ActorCritic(abc.ABC):
         work, share = self.critic_work, self.chunk_size / (self.observation_size + self.chunk_size)
         return work.forward + work.rest + share * work.first
 
-    def update_work(self) -> float:
-        """Matrix-multiply FLOP of one update: TD target, critic loss and actor loss."""
+    def critic_loss_work(self) -> float:
+        """Matrix-multiply FLOP of the critic loss, its target and its gradient, per row of the batch."""
         target = self.candidate_work(self.best_of) + self.critic_work.forward
-        row = target + self.critic_work.forward_and_backward + self.actor_loss_work()
-        return self.training.batch_size * row
+        return target + self.critic_work.forward_and_backward
+
+    def update_work(self) -> float:
+        """Matrix-multiply FLOP of one update: critic loss and actor loss."""
+        return self.training.batch_size * (self.critic_loss_work() + self.actor_loss_work())
 
     # -- learning
 
@@ -270,16 +307,14 @@ class ActorCritic(abc.ABC):
     def init(self, key: Array) -> AgentState:
         """Fresh parameters; the target critic starts as a copy."""
         actor_key, critic_key = jax.random.split(key)
-        actor = self.init_actor(actor_key)
-        observation = jnp.zeros((1, self.observation_size))
-        action = jnp.zeros((1, self.chunk_size))
-        critic = self.critic_network.init(critic_key, observation, action)
+        actor, critic = self.init_actor(actor_key), self.init_critic(critic_key)
+        target_critic = jax.tree.map(jnp.copy, self.targeted(critic))
         optimiser = self.optimiser.init({"actor": actor, "critic": critic})
-        return self.start_improving(AgentState(actor, critic, jax.tree.map(jnp.copy, critic), None, optimiser))
+        return self.start_improving(AgentState(actor, critic, target_critic, None, optimiser))
 
     def start_improving(self, state: AgentState) -> AgentState:
-        """Algorithm 1, first line: ``pi_old := pi``, where the method has a top-K term."""
-        anchor = None if self.top_k is None else jax.tree.map(jnp.copy, state.actor)
+        """Algorithm 1, first line: ``pi_old := pi``, where the method has one."""
+        anchor = None if self.anchor_rate is None else jax.tree.map(jnp.copy, state.actor)
         return state._replace(anchor=anchor)
 
     def update(self, state: AgentState, batch: Batch, key: Array) -> tuple[AgentState, Metrics]:
@@ -295,9 +330,29 @@ class ActorCritic(abc.ABC):
         gradients, metrics = jax.grad(loss, has_aux=True)(params)
         changes, optimiser = self.optimiser.update(gradients, state.optimiser)
         params = optax.apply_updates(params, changes)
-        anchor = None if self.top_k is None else polyak(params["actor"], state.anchor, self.top_k.ema_rate)
-        target_critic = polyak(params["critic"], state.target_critic, self.training.target_update_rate)
+        anchor = None if self.anchor_rate is None else polyak(params["actor"], state.anchor, self.anchor_rate)
+        target_critic = polyak(self.targeted(params["critic"]), state.target_critic, self.training.target_update_rate)
         return AgentState(params["actor"], params["critic"], target_critic, anchor, optimiser), metrics
+
+
+@dataclasses.dataclass(frozen=True)
+class Deterministic(ActorCritic):
+    """One action for each state: a network of the state alone, on which the noise has no influence."""
+
+    @property
+    def actor_network(self) -> MLP:
+        return MLP(self.network.width, self.network.depth, self.chunk_size)
+
+    def init_actor(self, key: Array) -> Params:
+        return self.actor_network.init(key, jnp.zeros((1, self.observation_size)))
+
+    def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
+        """``mu(s)``."""
+        return self.actor_network.apply(actor, observation)  # pyright: ignore[reportReturnType]
+
+    @property
+    def actor_work(self) -> MLPWork:
+        return mlp_work(self.observation_size, self.chunk_size, self.network)
 
 
 @dataclasses.dataclass(frozen=True)

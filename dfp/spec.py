@@ -12,6 +12,7 @@ at every level. Importing this module loads neither JAX nor a simulator.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -149,6 +150,7 @@ def agent_config(settings: Any, source: str = "agent") -> AgentConfig:
     return validate(agent_module(name, source).Config, settings, source)
 
 
+@functools.cache
 def agent_module(name: str, source: str = "agent") -> Any:
     """The module that implements an agent: one of ours by its short name, or any by its import path."""
     path = name if "." in name else _agents().get(name, "")

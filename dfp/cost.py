@@ -23,13 +23,13 @@ from dfp.session import Options, Session
 from dfp.spec import RunSpec, TaskSpec
 from dfp.tasks import Step
 
-COLUMNS = ("method", "label", "phase", "ms", "task", "width", "depth", "batch", "device")
+COLUMNS: tuple[str, ...] = ("method", "label", "phase", "ms", "task", "width", "depth", "batch", "device")
 Phase = Literal["offline", "online", "evaluation"]
 WARM_STEPS = 20  # environment steps before the clock starts: the first ones compile and load
 
 
 def measure(spec: RunSpec, method: str, label: str, seconds: float) -> Iterator[dict[str, Any]]:
-    """Rows of :data:`COLUMNS` of one method on one task: milliseconds per offline update, online step and inference step.
+    """Rows of :data:`COLUMNS`: milliseconds per offline update, online step and inference step of a method on a task.
 
     Args:
       spec: a fine-tuning.

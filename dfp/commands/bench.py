@@ -38,7 +38,9 @@ def cost(
         for place in task or settings.tasks:
             spec = run_spec(settings, catalogue, place, key, 0)
             for row in costs.measure(spec, key, label, seconds):
-                typer.echo(f"{row['method']} on {row['task']}, {row['phase']}: {row['ms']} ms ({row['device']})", err=True)
+                typer.echo(
+                    f"{row['method']} on {row['task']}, {row['phase']}: {row['ms']} ms ({row['device']})", err=True
+                )
                 writer.writerow(row)
     path = output or Path(settings.results_dir) / "cost.csv"
     path.parent.mkdir(parents=True, exist_ok=True)

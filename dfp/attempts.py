@@ -57,9 +57,9 @@ def read_attempts(folder: Path) -> list[Attempt]:
         number = event["attempt"]
         if event["event"] == "start":
             who = (event["host"], event["pid"], event["job"])
-            attempts[number] = Attempt(number, *who, _seconds(event["time"]), event["step"])
+            attempts[number] = Attempt(number, *who, seconds_since_1970(event["time"]), event["step"])
         elif number in attempts:
-            end = {"ended": _seconds(event["time"]), "step": event["step"]}
+            end = {"ended": seconds_since_1970(event["time"]), "step": event["step"]}
             attempts[number] = attempts[number]._replace(**end, code=event["code"], reason=event["reason"])
     return list(attempts.values())
 
@@ -135,7 +135,7 @@ def close_killed(attempt: Attempt, progress: dict[str, Any], last_heartbeat: flo
     if last_heartbeat is not None:
         signs.append(last_heartbeat)
     if progress.get("attempts") == attempt.number:
-        signs.append(_seconds(progress["updated"]))
+        signs.append(seconds_since_1970(progress["updated"]))
         step = max(step, progress["step"])
     return attempt._replace(ended=max(signs), code=KILLED, reason="killed", step=step)
 
@@ -154,7 +154,8 @@ def read_progress(folder: Path) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _seconds(moment: str) -> float:
+def seconds_since_1970(moment: str) -> float:
+    """A time as run folders write it, ISO 8601 with its zone."""
     return datetime.datetime.fromisoformat(moment).timestamp()
 
 

@@ -1,16 +1,15 @@
 """``python -m dfp <command>``: every step of the workflow, also by hand, without Snakemake.
 
 Exit codes: 0 done; 2 bad input, one line on standard error; 3 training had to stop; 4 a check failed;
-75 unfinished, run me again.
+75 unfinished, run me again. :mod:`dfp.exit_codes` has them.
 """
 
 import sys
 
 import typer
 
-from dfp.commands import bench, data, plan, results, training
-
-UNFINISHED = 75  # EX_TEMPFAIL: everything is saved, the same command continues
+from dfp.commands import bench, data, doctor, plan, results, status, training
+from dfp.exit_codes import exit_code
 
 app = typer.Typer(
     help="Drifting Field Policy, reproduced.",
@@ -18,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (data, training, results, bench, plan):
+for group in (data, training, results, bench, plan, status, doctor):
     app.add_typer(group.app)
 
 
@@ -27,17 +26,11 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        code = _exit_code(error)
+        code = exit_code(error)
         if code is None:
             raise
         print(f"dfp: {error}", file=sys.stderr)
         sys.exit(code)
-
-
-def _exit_code(error: Exception) -> int | None:
-    # By name: importing the classes would load JAX for every command.
-    codes = {"ConfigError": 2, "DataError": 2, "CheckpointError": 2, "RunFolderError": 2, "TrainingError": 3}
-    return {**codes, "Unfinished": UNFINISHED}.get(type(error).__name__)
 
 
 if __name__ == "__main__":

@@ -32,9 +32,8 @@ class OfflineLoop:
         self._block = 1
 
     def _initial_state(self) -> AgentState:
-        init, key = jax.jit(self.agent.init), stream(self.spec.seed, "init")
-        if (found := self.session.restore(jax.eval_shape(init, key))) is None:
-            return init(key)
+        if (found := self.session.restore()) is None:
+            return jax.jit(self.agent.init)(stream(self.spec.seed, "init"))
         self.step = found[1]["step"]
         return jax.device_put(found[0])
 

@@ -63,15 +63,14 @@ class OnlineLoop:
         self._act(np.zeros(self.spec.task.observation_size, np.float32), 0)
 
     def _initial_state(self, pretrained: Path) -> AgentState:
-        fresh = jax.eval_shape(self.agent.init, jax.random.key(0))
-        if (found := self.session.restore(fresh)) is not None:
+        if (found := self.session.restore()) is not None:
             state, progress = found
             self.step, self.episodes = progress["step"], progress["episodes"]
             self.rows.truncate(progress["records"])
         else:
             offline = self.spec.pretraining()
             # The policy-improvement part of the state begins at the switch.
-            template = fresh._replace(anchor=None)
+            template = jax.eval_shape(self.agent.init, jax.random.key(0))._replace(anchor=None)
             state, _ = load(pretrained / FINAL_STATE, template, offline.digest())
             state = self.agent.start_improving(state)
             self.rows.truncate(0)

@@ -1,7 +1,7 @@
-"""The folder of one run: who may write it, how far it is, and the files it ends with.
+"""The folder of one run: how far it is, and the files it ends with.
 
 ``metrics.csv`` and ``manifest.json`` appear when the run is finished, by rename; until then ``progress.json`` holds the
-rows so far. Checkpoints and ``train.log`` are the run's own business.
+rows so far, and ``attempts.jsonl`` who worked on it. Checkpoints and ``train.log`` are the run's own business.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import os
 import platform
 import socket
 import subprocess
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from dfp.attempts import AttemptLog
 from dfp.files import write_atomically
 from dfp.rollout import Evaluation
 from dfp.spec import RunSpec
@@ -28,85 +28,17 @@ METRICS_HEADER: tuple[str, ...] = (
     "phase", "step", "success_rate", "episodes", "return_mean", "length_mean", "wall_s", "env_steps",
 )  # fmt: skip
 RUN = "run.json"
-HEARTBEAT_S = 20.0
-STALE_S = 120.0  # a lease that has not been renewed for so long has no owner any more
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "ogbench", "dm_control", "gymnasium", "robosuite")
 
 
-class RunFolderError(Exception):
-    """The folder cannot be used, in one line."""
-
-
-class Lease:
-    """Keeps a second process out of a run folder. A lease without a heartbeat is taken over."""
-
-    def __init__(self, folder: Path) -> None:
-        self._path = folder / "lease.json"
-        self._stop = threading.Event()
-
-    def __enter__(self) -> Lease:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        owner = {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
-        for _ in range(2):
-            try:
-                descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            except FileExistsError:
-                self._evict_or_refuse()
-                continue
-            with os.fdopen(descriptor, "w") as file:
-                json.dump(owner, file)
-            threading.Thread(target=self._beat, daemon=True).start()
-            return self
-        raise RunFolderError(f"{self._path}: another process took the lease just now")
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._path.unlink(missing_ok=True)
-
-    def _beat(self) -> None:
-        while not self._stop.wait(HEARTBEAT_S):
-            if self._path.exists():
-                os.utime(self._path)
-
-    def _evict_or_refuse(self) -> None:
-        try:
-            age = time.time() - self._path.stat().st_mtime
-            owner = json.loads(self._path.read_text())
-        except FileNotFoundError:
-            return  # given back in the meantime
-        except json.JSONDecodeError:
-            owner = {}
-        here = owner.get("host") == socket.gethostname()
-        if age < STALE_S and not (here and not _alive(owner["pid"])):
-            who = f"process {owner.get('pid')} on {owner.get('host')}, job {owner.get('job')}"
-            raise RunFolderError(f"{self._path}: in use by {who}, seen {age:.0f} s ago")
-        # By rename, so that of two processes that find the stale lease only one removes it.
-        grave = self._path.with_name(f".lease.{os.getpid()}")
-        try:
-            self._path.rename(grave)
-        except FileNotFoundError:
-            return
-        grave.unlink()
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
-
-
 class RunFolder:
-    """Files of one run. ``clock`` seconds are those of this and all earlier attempts."""
+    """Files of one run. Its clock counts the seconds of this and all earlier attempts."""
 
     def __init__(self, path: Path, spec: RunSpec) -> None:
         self.path = path
         self.spec = spec
         self.rows: list[dict[str, Any]] = []
-        self.attempts = 1
+        self.attempts = AttemptLog(path)
         self._earlier_s = 0.0
         self._started = time.monotonic()
 
@@ -130,13 +62,12 @@ class RunFolder:
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint must keep of this object."""
-        return {"rows": self.rows, "wall_s": self.wall_s, "attempts": self.attempts}
+        return {"rows": self.rows, "wall_s": self.wall_s}
 
     def restore(self, progress: dict[str, Any]) -> None:
         """Continue from a checkpoint: rows after it are forgotten, they will be made again."""
         self.rows = list(progress["rows"])
         self._earlier_s = progress["wall_s"]
-        self.attempts = progress["attempts"] + 1
         self._started = time.monotonic()
 
     def add_row(self, phase: str, step: int, result: Evaluation, env_steps: int) -> None:
@@ -152,7 +83,7 @@ class RunFolder:
             "total": total,
             "steps_per_s": round(rate, 3),
             "wall_s": round(self.wall_s, 1),
-            "attempts": self.attempts,
+            "attempts": self.attempts.number,
             "digest": self.spec.digest(),
             "host": socket.gethostname(),
             "updated": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -170,7 +101,8 @@ class RunFolder:
             "device": device,
             "host": {"platform": platform.platform(), "cpus": os.cpu_count()},
             "wall_s": round(self.wall_s, 1),
-            "attempts": self.attempts,
+            "spent_s": round(self.attempts.spent_s(), 1),
+            "attempts": self.attempts.number,
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
         write_atomically(self.path / "manifest.json", json.dumps(manifest, indent=1) + "\n")

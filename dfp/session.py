@@ -19,8 +19,9 @@ from dfp.agents.actor_critic import ActorCritic, AgentState
 from dfp.checkpoint import Rotation, save
 from dfp.console import Console
 from dfp.flops import gemm_rate
+from dfp.lease import Lease
 from dfp.rollout import Evaluator, episode_seed
-from dfp.run_folder import Lease, RunFolder
+from dfp.run_folder import RunFolder
 from dfp.spec import RunSpec, agent_module
 from dfp.updates import Diagnostics, act, no_diagnostics, parameters_are_finite, stream
 
@@ -72,15 +73,21 @@ class Session:
         self.checkpoints = Rotation(path, spec.digest())
         self.console = Console(path / "train.log", spec.stage, total)
         self.log = self.console.line
+        self._lease = Lease(path)
+        self._restored: tuple[AgentState, dict[str, Any]] | None = None
+        self._step = 0  # the last one seen
         self._stack = contextlib.ExitStack()
         self._saved = time.monotonic()
 
     def __enter__(self) -> Session:
-        self._stack.enter_context(Lease(self.folder.path))
+        self._stack.enter_context(self._lease)
         self._stack.enter_context(self.console)
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        # On a full disk the error itself says more; the next attempt then closes this one, as if it had been killed.
+        with contextlib.suppress(OSError):
+            self.folder.attempts.end(error, self._step)
         self._stack.close()
 
     def begin(self) -> bool:
@@ -88,6 +95,12 @@ class Session:
         if self.folder.finished():
             self.log(f"{self.folder.path}: already finished")
             return False
+        self._restored = self._newest_checkpoint()
+        self._step = 0 if self._restored is None else self._restored[1]["step"]
+        self.folder.attempts.start(self._step, self._lease.last_heartbeat)
+        if self._restored is not None:
+            self.folder.restore(self._restored[1]["folder"])
+            self.log(f"continues from step {self._step} (attempt {self.folder.attempts.number})")
         refuse_slow_cpu(self.spec, self.options)
         self.folder.start(["python", "-m", "dfp", *sys.argv[1:]])
         cache_compilations()
@@ -102,14 +115,17 @@ class Session:
 
     # -- restarts
 
-    def restore(self, template: AgentState) -> tuple[AgentState, dict[str, Any]] | None:
-        """The newest usable checkpoint of this very spec, if there is one."""
+    def _newest_checkpoint(self) -> tuple[AgentState, dict[str, Any]] | None:
+        # The key is made inside, so that no device is needed yet: where there is none, that is this attempt's failure.
+        template = jax.eval_shape(lambda: self.agent.init(jax.random.key(0)))
         found, refused = self.checkpoints.load(template)
         for line in refused:
             self.log(f"checkpoint refused: {line}")
-        if found is not None:
-            self.folder.restore(found[1]["folder"])
-            self.log(f"continues from step {found[1]['step']} (attempt {self.folder.attempts})")
+        return found
+
+    def restore(self) -> tuple[AgentState, dict[str, Any]] | None:
+        """State and progress of the newest usable checkpoint of this very spec, if there is one; handed out once."""
+        found, self._restored = self._restored, None
         return found
 
     def late(self) -> bool:
@@ -124,6 +140,7 @@ class Session:
         """A checkpoint of a state that was checked, and of further progress; at the deadline it ends the attempt."""
         self.checkpoints.save(state, {"step": step, "folder": self.folder.progress(), **progress})
         self._saved = time.monotonic()
+        self._step = step
         self.log(f"checkpoint at step {step}")
         if self.late():
             raise Unfinished(f"{self.folder.path}: deadline reached at step {step} of {self.total}; run it again")
@@ -132,6 +149,7 @@ class Session:
 
     def check(self, state: AgentState, diagnostics: Diagnostics, step: int) -> Diagnostics:
         """Report what was logged, and stop at a term or parameter that is not finite; returns empty diagnostics."""
+        self._step = step
         logged, finite = jax.device_get((diagnostics, parameters_are_finite(state)))
         bad = {name: int(at) for name, at in logged.first_bad.items() if at >= 0}
         if not bad and not finite:
@@ -170,7 +188,7 @@ class Session:
     def finish(self, state: AgentState) -> None:
         """Keep the final state under its name, declare the run finished, drop the checkpoints."""
         save(self.folder.path / FINAL_STATE, state, self.spec.digest(), {"step": self.total})
-        device = jax.devices()[0]
+        device, self._step = jax.devices()[0], self.total
         self.folder.finish(f"{device.platform}: {device.device_kind}")
         self.folder.write_progress(self.total, self.total, 0.0)
         self.checkpoints.remove()

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import hashlib
 import itertools
+import json
 import multiprocessing
 import os
 import random
@@ -19,6 +20,7 @@ import pytest
 
 from dfp import offline, session, train
 from dfp.agents import dfp
+from dfp.attempts import read_attempts, spent_s
 from dfp.checkpoint import CheckpointError
 from dfp.online import OnlineLoop
 from dfp.replay import Rows, append, live_rows, sample_chunks
@@ -165,6 +167,11 @@ def test_variants_start_from_the_same_offline_rows(straight, tmp_path):
 def test_another_pretraining_is_refused(straight, tmp_path):
     with pytest.raises(CheckpointError, match="belongs to spec"):
         train.finetune(make_spec("mvp"), tmp_path / "run", straight / "pre", options())
+    (attempt,) = read_attempts(tmp_path / "run")
+    assert attempt.code == 2
+    assert attempt.reason is not None
+    assert attempt.reason.startswith("failed: ")
+    assert "belongs to spec" in attempt.reason
 
 
 # --------------------------------------------------------------------------- restarts
@@ -187,6 +194,12 @@ def test_a_deadline_saves_and_the_next_attempt_continues(straight, tmp_path, mon
     assert weights(run) == weights(straight / "run")
     assert metrics(run) == metrics(straight / "run")
     assert not list(run.glob("checkpoint-*"))
+    attempts = read_attempts(run)
+    assert [(one.code, one.reason) for one in attempts] == [(75, "unfinished"), (75, "unfinished"), (0, "finished")]
+    assert [(one.from_step, one.step) for one in attempts] == [(0, 200), (200, 400), (400, 450)]
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["attempts"] == 3
+    assert manifest["wall_s"] <= manifest["spent_s"] <= spent_s(attempts, now=0.0)
 
 
 def _attempt(stage: str, folder: str, pretrained: str) -> None:
@@ -243,6 +256,11 @@ def test_killed_at_random_moments_gives_the_same_bits(tmp_path, stage):
     log = (folder / "train.log").read_text()
     assert log.count("checkpoint refused") == sum(isinstance(end, int) for end in ENDS[stage])
     assert log.count("continues from step") >= len(ENDS[stage]) - 1
+    attempts = read_attempts(folder)
+    assert [one.reason for one in attempts] == ["killed"] * len(ENDS[stage]) + ["finished"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["attempts"] == len(attempts)
+    assert manifest["spent_s"] >= manifest["wall_s"]
 
 
 def start_attempt(stage: str, folder: Path, tmp_path: Path) -> multiprocessing.process.BaseProcess:

@@ -6,9 +6,8 @@ from typing import Annotated
 import typer
 
 from dfp.commands.options import DEFAULT_CONFIG, ConfigOption
+from dfp.exit_codes import FAILED_CHECK
 from dfp.spec import ConfigError, load_catalogue, load_config
-
-FAILED_CHECK = 4
 
 app = typer.Typer()
 

@@ -1,0 +1,100 @@
+"""``doctor``: look at everything that may go wrong before anything is submitted."""
+
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dfp.commands.options import DEFAULT_CONFIG, ConfigOption
+from dfp.exit_codes import FAILED_CHECK
+from dfp.spec import ConfigError, load_catalogue, load_config
+
+if TYPE_CHECKING:
+    from dfp.doctor.findings import Finding
+
+CHECKS = ("versions", "simulator", "rendering", "disk", "data", "device", "slurm")
+
+app = typer.Typer()
+
+
+@app.command()
+def doctor(
+    config: ConfigOption = DEFAULT_CONFIG,
+    only: Annotated[list[str] | None, typer.Option("--only", help=f"A check: {', '.join(CHECKS)}. Repeatable.")] = None,
+    gpu: Annotated[bool, typer.Option("--gpu", help="As on a GPU node: falling back to the CPU is an error.")] = False,
+    rendering: Annotated[bool, typer.Option("--rendering", help="Also draw a picture, for the task gallery.")] = False,
+    profile: Annotated[Path | None, typer.Option("--profile", help="Snakemake profile; default: slurm.")] = None,
+    partition: Annotated[str | None, typer.Option("--partition", help="SLURM partition of the jobs.")] = None,
+    submit: Annotated[bool, typer.Option("--submit", help="Also submit a one-minute job on a GPU.")] = False,
+    sbatch: Annotated[list[str] | None, typer.Option("--sbatch", help="Option for --submit's sbatch. Repeat.")] = None,
+    wait: Annotated[float, typer.Option("--wait", min=0.0, help="Minutes to wait for that job.")] = 10.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Check versions, simulators, disk, data, device and SLURM for what the configuration needs.
+
+    Each finding says what, why it matters and what to type. Exit code: 0 no error (warnings may be), 4 an error.
+    """
+    from rich.console import Console
+
+    from dfp.doctor import findings as report
+    from dfp.doctor.submit import check_submission
+
+    wanted = only or [name for name in CHECKS if name != "rendering" or rendering]
+    if unknown := [name for name in wanted if name not in CHECKS]:
+        raise ConfigError(f"--only: '{unknown[0]}'; allowed: {', '.join(CHECKS)}")
+    found = []
+    for name, check in _checks(config, gpu, profile, partition).items():
+        if name in wanted:
+            found += check()
+    if submit:
+        found += check_submission(Path.cwd(), partition, sbatch or [], 60 * wait)
+    console = Console()
+    if as_json:
+        typer.echo(json.dumps({"findings": [dataclasses.asdict(one) for one in found]}, indent=1))
+    elif console.is_terminal:
+        console.print(report.table(found))
+        console.print(report.summary(found))
+    else:
+        for line in [line for one in found for line in report.lines(one)] + [report.summary(found)]:
+            typer.echo(line)
+    raise typer.Exit(FAILED_CHECK if report.verdict(found).errors else 0)
+
+
+def _checks(
+    config: Path, gpu: bool, profile: Path | None, partition: str | None
+) -> "dict[str, Callable[[], list[Finding]]]":
+    """The checks by name, in the order in which they are made; each does its work when it is called."""
+    from dfp.doctor import cluster, device, environment, storage
+    from dfp.experiments import plan
+
+    settings, catalogue = load_config(config), load_catalogue()
+    tasks = [catalogue.tasks[key].spec for key in storage.tasks_of(settings)]
+    data_dir, results_dir = Path(settings.data_dir), Path(settings.results_dir)
+    path = profile or cluster.PROFILE
+    path = path / "config.yaml" if path.is_dir() else path
+
+    def disk() -> "list[Finding]":
+        jobs = cluster.read_profile(path).jobs
+        runs = storage.results_bytes(plan(settings, catalogue).specs, results_dir, jobs)
+        return [
+            storage.check_disk("data", data_dir, storage.missing_data_bytes(tasks, settings.data, data_dir)),
+            storage.check_disk("runs", results_dir, runs),
+            storage.check_temporary(),
+        ]
+
+    def versions() -> "list[Finding]":
+        locked = environment.locked_versions(environment.LOCK.read_text())
+        return environment.check_versions(locked, environment.installed_versions())
+
+    return {
+        "versions": versions,
+        "simulator": lambda: environment.check_simulators(tasks),
+        "rendering": lambda: [environment.check_rendering()],
+        "disk": disk,
+        "data": lambda: storage.check_datasets(tasks, settings.data, data_dir),
+        "device": lambda: device.check_device(gpu),
+        "slurm": lambda: cluster.check_cluster(cluster.read_profile(path, partition)),
+    }

@@ -1,0 +1,67 @@
+"""``status``, ``why``: where the runs stand, and what became of one.
+
+Exit codes of ``status``: 0 all runs are done; 4 a run failed or stalled; 75 none did, and some are running or waiting.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dfp.commands.options import ResultsOption
+from dfp.spec import ConfigError
+
+WATCH_S = 10.0  # seconds between two looks
+
+app = typer.Typer()
+
+
+@app.command()
+def status(
+    results_dir: ResultsOption = Path("results"),
+    everything: Annotated[bool, typer.Option("--all", help="A line for waiting and finished runs too.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every 10 seconds, until Ctrl-C.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Also a page with the curves, one file.")] = None,
+) -> None:
+    """Runs done, running, stalled, waiting and failed, from their folders alone.
+
+    Exit code: 0 all done; 4 a run failed or stalled; 75 none did, and some are running or waiting.
+    """
+    from rich.console import Console
+    from rich.live import Live
+
+    from dfp.status import overview, terminal
+
+    console = Console()
+    if watch and (as_json or html or not console.is_terminal):
+        raise ConfigError("--watch shows a table on a terminal; leave out --json and --html, or leave out --watch")
+    view = overview.overview(results_dir)
+    if html is not None:
+        from dfp.status.page import write_page
+
+        write_page(view, html)
+    if as_json:
+        typer.echo(json.dumps(overview.as_json(view), indent=1))
+    elif watch:
+        with Live(terminal.tables(view, everything), console=console, auto_refresh=False) as live:
+            while overview.exit_status(view.runs) != 0:
+                time.sleep(WATCH_S)
+                view = overview.overview(results_dir)
+                live.update(terminal.tables(view, everything), refresh=True)
+    elif console.is_terminal:
+        console.print(terminal.tables(view, everything))
+    else:
+        for line in terminal.lines(view, everything):
+            typer.echo(line)
+    raise typer.Exit(overview.exit_status(view.runs))
+
+
+@app.command()
+def why(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
+    """What became of a run: attempts, exit codes, SLURM's states, last lines of its logs, and what to type next."""
+    from dfp.status.why import why as explain
+
+    typer.echo(explain(folder))

@@ -1,0 +1,1 @@
+"""What may go wrong, looked at before anything is submitted. A check is a function that returns findings."""

@@ -1,0 +1,135 @@
+"""What became of one run: its attempts, what SLURM says of its jobs, the last lines of its logs, and what to type."""
+
+from __future__ import annotations
+
+import datetime
+import itertools
+import json
+import os
+import shlex
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from dfp import slurm
+from dfp.attempts import Attempt, read_attempts
+from dfp.exit_codes import BAD_INPUT, CRASHED, MEANING, STOPPED
+from dfp.run_folder import RUN
+from dfp.spec import ConfigError
+from dfp.status.runs import Planned, RunState, duration, job_log, read_state, tail
+
+LOG_LINES = 15
+KINDS = {"runs": "finetune", "pretrained": "pretrain", "offline": "offline"}
+
+
+class Place(NamedTuple):
+    """Where a run folder stands: ``<results>/<kind>/<task>/<method>/seed<k>``."""
+
+    results_dir: Path
+    folder: str  # relative to the results
+
+
+def place_of(folder: Path) -> Place:
+    """Raises :class:`ConfigError` where the path is not that of a run folder."""
+    parts = Path(os.path.abspath(folder)).parts
+    if len(parts) < 5 or parts[-4] not in KINDS:
+        raise ConfigError(
+            f"{folder}: not a run folder, <results>/<kind>/<task>/<method>/seed<k>; kinds: {', '.join(KINDS)}"
+        )
+    return Place(Path(os.path.abspath(folder)).parents[3], "/".join(parts[-4:]))
+
+
+def why(folder: Path, query: slurm.Ask = slurm.ask) -> str:
+    """The page that the command prints. Raises :class:`ConfigError` where there is no trace of such a run."""
+    place = place_of(folder)
+    log = job_log(place.results_dir, place.folder)
+    if not folder.is_dir() and not log.exists():
+        raise ConfigError(f"{folder}: no such folder, and no {log}: nothing was started here")
+    attempts = read_attempts(folder)
+    steps, command = read_start(folder)
+    kind, task, method, seed = place.folder.split("/")
+    planned = Planned(place.folder, KINDS[kind], task, (method,), int(seed.removeprefix("seed")), steps, (), None)
+    run = read_state(place.results_dir, planned, time.time())
+    jobs = slurm.jobs(list(dict.fromkeys(one.job for one in attempts if one.job)), query)
+    sections = [
+        [f"{folder}: {run.state}" + (f", step {run.step:,} of {steps:,}" if steps else ""), *filter(None, [run.note])],
+        ["Attempts", *map(attempt_line, attempts)] if attempts else [],
+        ["SLURM", *(" ".join(job.values()) for job in jobs)] if jobs else [],
+        *(_log_section(path) for path in (folder / "train.log", log)),
+        ["Next", *advice(folder, run, attempts, jobs, command or "snakemake --profile slurm all", log)],
+    ]
+    blocks = ["\n".join([head, *(f"  {line}" for line in rest)]) for head, *rest in filter(None, sections)]
+    return "\n\n".join(blocks)
+
+
+def read_start(folder: Path) -> tuple[int, str | None]:
+    """Steps of the stage, and the command of the latest attempt; 0 and none where no run began.
+
+    As :func:`dfp.show.read_run` without checking the spec, which would load its agent and JAX.
+    """
+    try:
+        content = json.loads((folder / RUN).read_text())
+    except FileNotFoundError:
+        return 0, None
+    spec = content["spec"]
+    steps = spec["online"]["steps"] if spec["online"] else spec["training"]["offline_steps"]
+    return steps, shlex.join(content["command"])
+
+
+def attempt_line(one: Attempt) -> str:
+    """Number, start, length, place, steps, and how it ended with what the exit code means."""
+    started = datetime.datetime.fromtimestamp(one.started).astimezone()
+    job = f", job {one.job}" if one.job else ""
+    text = f"{one.number}. {started:%Y-%m-%d %H:%M:%S}  {one.host} process {one.pid}{job}; from step {one.from_step:,}"
+    if one.ended is None or one.code is None:
+        return f"{text}; no end yet"
+    text += f" to {one.step:,} in {duration(one.ended - one.started)}; exit code {one.code}: {one.reason}"
+    return text if one.reason == "finished" else f"{text} ({MEANING[one.code]})"
+
+
+def advice(
+    folder: Path, run: RunState, attempts: list[Attempt], jobs: list[dict[str, str]], command: str, log: Path
+) -> list[str]:  # fmt: skip
+    """What to type next, by the state, the exit code and SLURM's word."""
+    last = attempts[-1] if attempts else None
+    again = f"the same command goes on from the last checkpoint: {command}"
+    states = {job["State"].split()[0] for job in jobs if job["State"]}
+    lines = []
+    if "OUT_OF_MEMORY" in states:
+        lines.append("SLURM killed it for memory: raise mem_mb of its rule, under set-resources in your profile")
+    if "TIMEOUT" in states:
+        lines.append("SLURM's time limit came before the run's own deadline: raise runtime of its rule in your profile")
+    if (count := fruitless(attempts)) > 1:
+        lines.append(f"{count} attempts in a row got no further than step {run.step:,}: the next one may not either")
+    match run.state:
+        case "done":
+            lines.append(f"nothing; its settings: python -m dfp show {folder}")
+        case "running":
+            lines.append(f"nothing; to look on: tail -f {folder / 'train.log'}")
+        case "waiting":
+            lines.append(again if last else f"start the workflow, or by hand: {command}")
+        case "stalled":
+            lines += ["its process is gone, and the lease is taken over by the next attempt", again]
+        case "failed" if last is None or last.code == BAD_INPUT:
+            lines += ["put right what the message above names; to look at everything: python -m dfp doctor", again]
+        case "failed" if last.code == STOPPED:
+            gpu = "no GPU" in (last.reason or "")
+            check = "python -m dfp doctor --gpu, on a node of that partition"
+            lines.append(check if gpu else "on a CPU it would fail again at the same step: change its configuration")
+            lines.append(again if gpu else f"on a GPU, whose sums differ, it may pass; {again}")
+        case "failed" if last.code == CRASHED:
+            lines += [f"read the traceback in {log}, or SLURM's own log of the job", again]
+        case _:
+            lines.append(again)
+    return lines
+
+
+def fruitless(attempts: list[Attempt]) -> int:
+    """How many of the latest attempts ended at or below the step that they began with."""
+    ended = [one for one in attempts if one.step is not None]
+    return len(list(itertools.takewhile(lambda one: (one.step or 0) <= one.from_step, reversed(ended))))
+
+
+def _log_section(path: Path) -> list[str]:
+    lines = tail(path, LOG_LINES)
+    return [f"{path}, last lines", *lines] if lines else []

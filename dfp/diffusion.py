@@ -69,13 +69,14 @@ def noise_prediction_loss(
 def score_regularisation(
     prediction: NoisePrediction, schedule: VPSchedule, action: Array, noise: Array, t: Array
 ) -> Array:
-    """``w(t) (eps_hat(a_t, t) - eps)`` with ``w = sigma_t^2``: the way from likely actions, ``[B, D]``, a constant.
+    """``w(t) (eps_hat(a_t, t) - eps)`` with ``w = sigma_t^2``, ``[B, D]``: away from what the data makes likely.
 
-    Over noise and times its mean is a weighted gradient of the behaviour's negative log-likelihood at ``action``,
-    made of all its smoothed versions (SRPO, Eqs. 10, 12); the ``- eps`` has mean zero and lowers the variance.
+    ``eps_hat`` is ``-sigma_t`` times the score of the smoothed data, so the mean over noise and times is a weighted
+    gradient of its negative log-likelihood at ``action`` (SRPO, Eq. 10). The ``- eps`` has mean zero and takes variance
+    off.
     """
     error = prediction(diffuse(schedule, action, noise, t), t) - noise
-    return jax.lax.stop_gradient(jnp.square(schedule.noise(t)) * error)
+    return jnp.square(schedule.noise(t)) * error
 
 
 # --------------------------------------------------------------------------- the way back
@@ -96,12 +97,14 @@ def ancestral_step(
     return mean + jnp.sqrt(variance) * noise
 
 
-def ancestral(prediction: NoisePrediction, schedule: VPSchedule, noise: Array, bound: float) -> Array:
-    """From noise to actions in T steps: ``[..., T, D] -> [..., D]``.
+def ancestral(prediction: NoisePrediction, schedule: VPSchedule, noise: Array) -> Array:
+    """From noise to actions in T steps, held within [-1, 1] after each, as IDQL's sampler does.
 
     Args:
-      noise: ``noise[..., 0, :]`` is where it starts, the others are added by all steps but the last.
-      bound: after each step coordinates are held within ``+-bound``; infinite: they are not.
+      noise: ``[..., T, D]``; it starts at ``noise[..., 0, :]``, and all steps but the last add another part.
+
+    Returns:
+      ``[..., D]``.
     """
     steps = noise.shape[-2]
 
@@ -109,7 +112,7 @@ def ancestral(prediction: NoisePrediction, schedule: VPSchedule, noise: Array, b
         t = jnp.full((*x.shape[:-1], 1), (steps - done) / steps, x.dtype)
         fresh = jnp.take(noise, jnp.minimum(done + 1, steps - 1), axis=-2)
         x = ancestral_step(prediction, schedule, x, t, t - 1.0 / steps, jnp.where(done + 1 < steps, fresh, 0.0))
-        return jnp.clip(x, -bound, bound)
+        return jnp.clip(x, -1.0, 1.0)
 
     return jax.lax.fori_loop(0, steps, step, noise[..., 0, :])
 

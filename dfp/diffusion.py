@@ -10,7 +10,7 @@ Shapes: ``B`` batch, ``S`` state, ``D`` flattened action chunk; leading dimensio
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from dfp.flops import MLPWork
 from dfp.networks import ResNet, resnet_work
 from dfp.spec import NetworkSpec
 
+# w(t) of SRPO: sigma_t^2, which listens to the blurred data most, or alpha_t / sigma_t, to the sharp
+Weighting = Literal["variance", "score"]
 # eps_hat(a_t, t) of given states: [..., D], [..., 1] -> [..., D]
 NoisePrediction = Callable[[Array, Array], Array]
 
@@ -67,16 +69,17 @@ def noise_prediction_loss(
 
 
 def score_regularisation(
-    prediction: NoisePrediction, schedule: VPSchedule, action: Array, noise: Array, t: Array
+    prediction: NoisePrediction, schedule: VPSchedule, action: Array, noise: Array, t: Array, weighting: Weighting
 ) -> Array:
-    """``w(t) (eps_hat(a_t, t) - eps)`` with ``w = sigma_t^2``, ``[B, D]``: away from what the data makes likely.
+    """``w(t) (eps_hat(a_t, t) - eps)``, ``[B, D]``: away from what the data makes likely.
 
     ``eps_hat`` is ``-sigma_t`` times the score of the smoothed data, so the mean over noise and times is a weighted
     gradient of its negative log-likelihood at ``action`` (SRPO, Eq. 10). The ``- eps`` has mean zero and takes variance
     off.
     """
-    error = prediction(diffuse(schedule, action, noise, t), t) - noise
-    return jnp.square(schedule.noise(t)) * error
+    alpha, sigma = schedule.signal(t), schedule.noise(t)
+    weight = {"variance": jnp.square(sigma), "score": alpha / sigma}[weighting]
+    return weight * (prediction(diffuse(schedule, action, noise, t), t) - noise)
 
 
 # --------------------------------------------------------------------------- the way back

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from dfp.agents.actor_critic import AgentState, Deterministic, Metrics, Params, Positive, per_step
 from dfp.agents.implicit_q import ImplicitQ, ImplicitQConfig
-from dfp.diffusion import NoisePredictor, VPSchedule, noise_prediction_loss, score_regularisation
+from dfp.diffusion import NoisePredictor, VPSchedule, Weighting, noise_prediction_loss, score_regularisation
 from dfp.replay import Batch
 
 SCHEDULE = VPSchedule(beta_min=0.1, beta_max=20.0)  # SRPO's release, as both ranges of times
@@ -28,6 +28,10 @@ class Config(ImplicitQConfig):
     name: str = "srpo"
     beta: float = Field(
         default=0.1, ge=0.0, description="beta, weight of the critics' gradient. Our choice; SRPO's differ by task."
+    )
+    weighting: Weighting = Field(
+        default="variance",
+        description="w(t): `variance`, sigma^2, or `score`, alpha / sigma, the default of its release.",
     )
     blocks: Positive = Field(default=3, description="Residual blocks of the noise prediction. SRPO's release: 3.")
 
@@ -66,7 +70,7 @@ class Agent(ImplicitQ, Deterministic):
         # Away from where the data is unlikely.
         behaviour = self.behaviour.at(jax.lax.stop_gradient(actor["behaviour"]), batch.observation)
         noise, t = draw_noise(key, point, POLICY_TIMES)
-        regularisation = score_regularisation(behaviour, SCHEDULE, point, noise, t)
+        regularisation = score_regularisation(behaviour, SCHEDULE, point, noise, t, self.config.weighting)
 
         # Up the critics.
         def value(action: Array) -> tuple[Array, Array]:

@@ -10,7 +10,7 @@ Shapes: ``B`` batch, ``S`` state, ``D`` flattened action chunk; leading dimensio
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,8 @@ from dfp.flops import MLPWork
 from dfp.networks import ResNet, resnet_work
 from dfp.spec import NetworkSpec
 
+# w(t) of SRPO: sigma_t^2, which listens to the blurred data most, or alpha_t / sigma_t, to the sharp
+Weighting = Literal["variance", "score"]
 # eps_hat(a_t, t) of given states: [..., D], [..., 1] -> [..., D]
 NoisePrediction = Callable[[Array, Array], Array]
 
@@ -67,15 +69,17 @@ def noise_prediction_loss(
 
 
 def score_regularisation(
-    prediction: NoisePrediction, schedule: VPSchedule, action: Array, noise: Array, t: Array
+    prediction: NoisePrediction, schedule: VPSchedule, action: Array, noise: Array, t: Array, weighting: Weighting
 ) -> Array:
-    """``w(t) (eps_hat(a_t, t) - eps)`` with ``w = sigma_t^2``: the way from likely actions, ``[B, D]``, a constant.
+    """``w(t) (eps_hat(a_t, t) - eps)``, ``[B, D]``: away from what the data makes likely.
 
-    Over noise and times its mean is a weighted gradient of the behaviour's negative log-likelihood at ``action``,
-    made of all its smoothed versions (SRPO, Eqs. 10, 12); the ``- eps`` has mean zero and lowers the variance.
+    ``eps_hat`` is ``-sigma_t`` times the score of the smoothed data, so the mean over noise and times is a weighted
+    gradient of its negative log-likelihood at ``action`` (SRPO, Eq. 10). The ``- eps`` has mean zero and takes variance
+    off.
     """
-    error = prediction(diffuse(schedule, action, noise, t), t) - noise
-    return jax.lax.stop_gradient(jnp.square(schedule.noise(t)) * error)
+    alpha, sigma = schedule.signal(t), schedule.noise(t)
+    weight = {"variance": jnp.square(sigma), "score": alpha / sigma}[weighting]
+    return weight * (prediction(diffuse(schedule, action, noise, t), t) - noise)
 
 
 # --------------------------------------------------------------------------- the way back
@@ -96,12 +100,14 @@ def ancestral_step(
     return mean + jnp.sqrt(variance) * noise
 
 
-def ancestral(prediction: NoisePrediction, schedule: VPSchedule, noise: Array, bound: float) -> Array:
-    """From noise to actions in T steps: ``[..., T, D] -> [..., D]``.
+def ancestral(prediction: NoisePrediction, schedule: VPSchedule, noise: Array) -> Array:
+    """From noise to actions in T steps, held within [-1, 1] after each, as IDQL's sampler does.
 
     Args:
-      noise: ``noise[..., 0, :]`` is where it starts, the others are added by all steps but the last.
-      bound: after each step coordinates are held within ``+-bound``; infinite: they are not.
+      noise: ``[..., T, D]``; it starts at ``noise[..., 0, :]``, and all steps but the last add another part.
+
+    Returns:
+      ``[..., D]``.
     """
     steps = noise.shape[-2]
 
@@ -109,7 +115,7 @@ def ancestral(prediction: NoisePrediction, schedule: VPSchedule, noise: Array, b
         t = jnp.full((*x.shape[:-1], 1), (steps - done) / steps, x.dtype)
         fresh = jnp.take(noise, jnp.minimum(done + 1, steps - 1), axis=-2)
         x = ancestral_step(prediction, schedule, x, t, t - 1.0 / steps, jnp.where(done + 1 < steps, fresh, 0.0))
-        return jnp.clip(x, -bound, bound)
+        return jnp.clip(x, -1.0, 1.0)
 
     return jax.lax.fori_loop(0, steps, step, noise[..., 0, :])
 

@@ -346,9 +346,12 @@ class Deterministic(ActorCritic):
     def init_actor(self, key: Array) -> Params:
         return self.actor_network.init(key, jnp.zeros((1, self.observation_size)))
 
-    def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
-        """``mu(s)``."""
+    def action(self, actor: Params, observation: Array) -> Array:
+        """``mu(s)``: ``[..., S] -> [..., D]``, not clipped."""
         return self.actor_network.apply(actor, observation)  # pyright: ignore[reportReturnType]
+
+    def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
+        return self.action(actor, observation)
 
     @property
     def actor_work(self) -> MLPWork:

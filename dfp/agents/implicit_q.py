@@ -26,7 +26,11 @@ class ImplicitQConfig(OneStepConfig):
     """What every policy on these critics has."""
 
     expectile: float = Field(
-        default=0.9, gt=0.0, lt=1.0, description="kappa of the expectile that V is. FQL's release: 0.9."
+        default=0.9,
+        gt=0.0,
+        lt=1.0,
+        description="kappa of the expectile that V is. FQL's release: 0.9 for IQL and IFQL; our choice for IDQL and "
+        "SRPO, whose releases have 0.7 (SRPO on mazes 0.9).",
     )
 
 

@@ -1,0 +1,51 @@
+"""Behavioural cloning (BC) by a Gaussian policy of unit variance. The floor of the offline table: no values at all.
+
+The log-likelihood of such a policy is, up to a constant, minus half the squared distance to its mean, so that training
+is regression. It acts at the mean: where the data has two modes that is a point between them.
+"""
+
+import dataclasses
+
+import jax.numpy as jnp
+from jax import Array
+
+from dfp.agents.actor_critic import AgentState, Deterministic, Metrics, OneStepConfig, Params, per_step
+from dfp.replay import Batch
+
+
+class Config(OneStepConfig):
+    """BC has no coefficient."""
+
+    name: str = "bc"
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent(Deterministic):
+    """BC as pure functions of an :class:`AgentState`, whose critic is empty."""
+
+    config: Config
+
+    # -- losses
+
+    def critic_loss(self, critic: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        """Nothing to learn: nobody asks for a value."""
+        return jnp.zeros(()), {}
+
+    def actor_loss(self, actor: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        """``mean (mu(s) - a)^2``; steps after an episode's end do not count."""
+        weights = per_step(batch.valid, self.action_size)
+        loss = jnp.mean(weights * jnp.square(self.action(actor, batch.observation) - batch.action))
+        return loss, {"bc_loss": loss}
+
+    # -- policy
+
+    def init_critic(self, key: Array) -> Params:
+        return {}
+
+    # -- work
+
+    def critic_loss_work(self) -> float:
+        return 0.0
+
+    def actor_loss_work(self) -> float:
+        return self.actor_work.forward_and_backward

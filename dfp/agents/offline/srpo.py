@@ -1,0 +1,119 @@
+"""Score regularized policy optimization (SRPO, Chen et al. 2024): a diffusion model that advises and never acts.
+
+A diffusion model clones the data; a deterministic policy climbs the critics of ``implicit_q.py`` and is held back by
+the diffusion's score, which points to where the data is likely. The original trains model, critics and policy one
+after the other; here all three take a step in every update.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from pydantic import Field
+
+from dfp.agents.actor_critic import AgentState, Deterministic, Metrics, Params, Positive, per_step
+from dfp.agents.implicit_q import ImplicitQ, ImplicitQConfig
+from dfp.diffusion import NoisePredictor, VPSchedule, Weighting, noise_prediction_loss, score_regularisation
+from dfp.replay import Batch
+
+SCHEDULE = VPSchedule(beta_min=0.1, beta_max=20.0)  # SRPO's release, as both ranges of times
+CLONING_TIMES = (1e-3, 1.0)
+POLICY_TIMES = (0.02, 0.98)
+
+
+class Config(ImplicitQConfig):
+    """SRPO's settings."""
+
+    name: str = "srpo"
+    beta: float = Field(
+        default=0.1, ge=0.0, description="beta, weight of the critics' gradient. Our choice; SRPO's differ by task."
+    )
+    weighting: Weighting = Field(
+        default="variance",
+        description="w(t): `variance`, sigma^2, or `score`, alpha / sigma, the default of its release.",
+    )
+    blocks: Positive = Field(default=3, description="Residual blocks of the noise prediction. SRPO's release: 3.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent(ImplicitQ, Deterministic):
+    """SRPO as pure functions of an :class:`AgentState`, whose actor is ``{"behaviour": ..., "policy": ...}``."""
+
+    config: Config
+
+    # -- losses
+
+    def actor_loss(self, actor: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        """``L_BC(behaviour) + L(policy)``; neither has a gradient in the other's parameters."""
+        cloning_key, policy_key = jax.random.split(key)
+        bc_loss = self.cloning_loss(actor["behaviour"], batch, cloning_key)
+        policy_loss, metrics = self.policy_loss(actor, state, batch, policy_key)
+        return bc_loss + policy_loss, {"bc_loss": bc_loss, **metrics}
+
+    def cloning_loss(self, behaviour: Params, batch: Batch, key: Array) -> Array:
+        """Noise prediction on the buffer's actions; steps after an episode's end do not count."""
+        noise, t = draw_noise(key, batch.action, CLONING_TIMES)
+        prediction = self.behaviour.at(behaviour, batch.observation)
+        weights = per_step(batch.valid, self.action_size)
+        return noise_prediction_loss(prediction, SCHEDULE, batch.action, noise, t, weights)
+
+    def policy_loss(self, actor: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        """``mean_b <w(t) (eps_hat(a_t, t) - eps) - beta dQ/da, a>`` with ``a = mu(s)``.
+
+        A surrogate: its value means nothing, its gradient in ``a`` is the bracket, which is a constant. The behaviour
+        model in it is the one of this update, not an average; the critics are the targets, by their mean.
+        """
+        action = self.action(actor, batch.observation)
+        point = jax.lax.stop_gradient(action)
+
+        # Away from where the data is unlikely.
+        behaviour = self.behaviour.at(jax.lax.stop_gradient(actor["behaviour"]), batch.observation)
+        noise, t = draw_noise(key, point, POLICY_TIMES)
+        regularisation = score_regularisation(behaviour, SCHEDULE, point, noise, t, self.config.weighting)
+
+        # Up the critics.
+        def value(action: Array) -> tuple[Array, Array]:
+            q = jnp.mean(self.values(state.target_critic, batch.observation, action), axis=0)
+            return jnp.sum(q), jnp.mean(q)
+
+        guidance, q_mean = jax.grad(value, has_aux=True)(point)
+
+        loss = jnp.mean(jnp.sum((regularisation - self.config.beta * guidance) * action, axis=-1))
+        metrics = {
+            "policy_q_mean": q_mean, "regularisation_size": mean_length(regularisation),
+            "guidance_size": self.config.beta * mean_length(guidance),
+        }  # fmt: skip
+        return loss, metrics
+
+    # -- policy
+
+    @property
+    def behaviour(self) -> NoisePredictor:
+        return NoisePredictor(self.network, self.config.blocks, self.observation_size, self.chunk_size)
+
+    def init_actor(self, key: Array) -> Params:
+        behaviour_key, policy_key = jax.random.split(key)
+        return {"behaviour": self.behaviour.init(behaviour_key), "policy": super().init_actor(policy_key)}
+
+    def action(self, actor: Params, observation: Array) -> Array:
+        """``mu(s)``, within (-1, 1) by a tanh."""
+        return jnp.tanh(super().action(actor["policy"], observation))
+
+    # -- work
+
+    def actor_loss_work(self) -> float:
+        cloning = self.behaviour.work.forward_and_backward
+        return cloning + self.behaviour.work.forward + self.action_gradient_work + self.actor_work.forward_and_backward
+
+
+def draw_noise(key: Array, action: Array, times: tuple[float, float]) -> tuple[Array, Array]:
+    """``eps ~ N(0, I)``, ``[B, D]``, and ``t`` uniform between ``times``, ``[B, 1]``, for ``[B, D]`` actions."""
+    noise_key, time_key = jax.random.split(key)
+    t = jax.random.uniform(time_key, (action.shape[0], 1), minval=times[0], maxval=times[1])
+    return jax.random.normal(noise_key, action.shape), t
+
+
+def mean_length(vectors: Array) -> Array:
+    """``mean_b |v_b|``: ``[B, D] -> []``."""
+    return jnp.mean(jnp.linalg.norm(vectors, axis=-1))

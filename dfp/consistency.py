@@ -26,6 +26,7 @@ SIGMA_MIN = 0.002  # epsilon
 SIGMA_MAX = 80.0  # T
 SIGMA_DATA = 0.5  # the actions' own spread, as the scalings assume it
 RHO = 7.0
+LOSS_SCALE = 100.0  # Ding & Jin's release, whose eta is measured against it
 
 # --------------------------------------------------------------------------- noise levels and scalings
 
@@ -58,7 +59,7 @@ def consistency_loss(
     function: Consistency, teacher: Consistency, action: Array, noise: Array, sigma: Array, next_sigma: Array,
     weights: Array,
 ) -> Array:  # fmt: skip
-    """``mean of weights (f(a + sigma' z, sigma') - sg f_teacher(a + sigma z, sigma))^2 / (sigma' - sigma)``.
+    """``mean of weights (f(a + sigma' z, sigma') - sg f_teacher(a + sigma z, sigma))^2`` over ``[B, D]``.
 
     Args:
       function, teacher: ``f``, and the older one that it learns from.
@@ -68,7 +69,12 @@ def consistency_loss(
     """
     target = jax.lax.stop_gradient(teacher(action + sigma * noise, sigma))
     error = function(action + next_sigma * noise, next_sigma) - target
-    return jnp.mean(weights * jnp.square(error) / (next_sigma - sigma))
+    return jnp.mean(weights * jnp.square(error))
+
+
+def level_weights(sigma: Array, next_sigma: Array) -> Array:
+    """``100 / (sigma' - sigma)``, any shape: close levels have close values, and would hardly count otherwise."""
+    return LOSS_SCALE / (next_sigma - sigma)
 
 
 def draw_levels(key: Array, levels: Array, count: int) -> tuple[Array, Array]:
@@ -82,17 +88,17 @@ def multistep(function: Consistency, noise: Array, levels: Array) -> Array:
 
     Args:
       noise: one ``z`` for each step; the first, times ``levels[0]``, is where it starts.
-      levels: falling noise levels, ``[K]``.
+      levels: falling noise levels above ``epsilon``, ``[K]``.
     """
-
-    def at(level: Array) -> Array:
-        return jnp.full((*noise.shape[:-2], 1), level)
-
-    x = function(levels[0] * noise[..., 0, :], at(levels[0]))
+    x = function(levels[0] * noise[..., 0, :], _at(levels[0], noise))
     for step in range(1, noise.shape[-2]):
         noisy = x + jnp.sqrt(jnp.square(levels[step]) - SIGMA_MIN**2) * noise[..., step, :]
-        x = function(noisy, at(levels[step]))
+        x = function(noisy, _at(levels[step], noise))
     return x
+
+
+def _at(level: Array, noise: Array) -> Array:
+    return jnp.full((*noise.shape[:-2], 1), level)
 
 
 # --------------------------------------------------------------------------- the network

@@ -41,6 +41,9 @@ class Batch(NamedTuple):
     return_: Array  # [B] sum_{j<H} gamma^j r_j
     discount: Array  # [B] gamma^H * min_j mask_j
     next_observation: Array  # [B, S] s' after the last step of the chunk
+    # Only for an agent that `reads_next_action`, else None:
+    next_action: Array | None = None  # [B, H * A] the chunk that follows it in the data
+    next_valid: Array | None = None  # [B, H] 0 from the first step on that no longer belongs to its episode
 
     @property
     def size(self) -> int:
@@ -64,13 +67,18 @@ def live_rows(end: Array | int, capacity: int) -> Live:
     return Live(end, jnp.minimum(end, capacity))
 
 
-def sample_chunks(buffer: Buffer, live: Live, key: Array, batch_size: int, chunk: int, discount: float) -> Batch:
+def sample_chunks(
+    buffer: Buffer, live: Live, key: Array, batch_size: int, chunk: int, discount: float, next_action: bool = False
+) -> Batch:
     """``batch_size`` chunks whose first row is uniform over the live rows that have ``chunk - 1`` rows after them.
 
-    Chunks may run over an episode's end; ``valid`` marks the steps up to it. The return is not cut there.
+    Chunks may run over an episode's end; ``valid`` marks the steps up to it. The return is not cut there. With
+    ``next_action`` the chunks after them come along: the same rows are drawn.
     """
     first = jax.random.randint(key, (batch_size, 1), 0, live.size - chunk + 1)
-    return chunks_at(buffer, live.end - live.size + first[:, 0], chunk, discount)
+    first = live.end - live.size + first[:, 0]
+    batch = chunks_at(buffer, first, chunk, discount)
+    return with_next_action(batch, buffer, live, first + chunk, chunk) if next_action else batch
 
 
 def chunks_at(buffer: Buffer, first: Array, chunk: int, discount: float) -> Batch:
@@ -93,6 +101,20 @@ def chunks_at(buffer: Buffer, first: Array, chunk: int, discount: float) -> Batc
         return_=buffer.reward[rows] @ (discount ** jnp.arange(chunk)),
         discount=discount**chunk * jnp.min(buffer.mask[rows], axis=1),
         next_observation=next_observation,
+    )
+
+
+def with_next_action(batch: Batch, buffer: Buffer, live: Live, first: Array, chunk: int) -> Batch:
+    """``batch`` with the actions of the rows ``first`` ``[B]`` and after, which follow its chunks.
+
+    Nothing follows the last row of an episode, and nothing is known to follow the newest row.
+    """
+    physical = buffer.observation.shape[0]
+    rows = first[:, None] + jnp.arange(chunk)[None]
+    ended = jnp.cumsum(buffer.final[(rows - 1) % physical] >= 0, axis=1) > 0
+    return batch._replace(
+        next_action=buffer.action[rows % physical].reshape(first.shape[0], -1),
+        next_valid=(~ended & (rows < live.end)).astype(jnp.float32),
     )
 
 

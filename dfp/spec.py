@@ -165,7 +165,7 @@ def agent_module(name: str, source: str = "agent") -> Any:
 
 def _agents() -> dict[str, str]:
     """Import path of every agent of this package, by its short name."""
-    shared = {"actor_critic", "implicit_q"}
+    shared = {"actor_critic", "flow_policy", "implicit_q"}
     folder = Path(__file__).parent / "agents"
     return {
         module.name: f"{package}.{module.name}"

@@ -17,7 +17,7 @@ from jax import Array
 
 from dfp import replay
 from dfp.agents.actor_critic import ActorCritic, AgentState, Metrics
-from dfp.replay import Batch, Buffer, Rows
+from dfp.replay import Batch, Buffer, Live, Rows
 
 
 def stream(seed: int, name: str) -> Array:
@@ -64,7 +64,17 @@ def batch_shape(agent: ActorCritic) -> Batch:
         return jax.ShapeDtypeStruct((size, *shape), jnp.float32)
 
     observation, scalar = shaped(agent.observation_size), shaped()
-    return Batch(observation, shaped(agent.chunk_size), shaped(agent.chunk), scalar, scalar, observation)  # pyright: ignore
+    action, valid = shaped(agent.chunk_size), shaped(agent.chunk)
+    following = (action, valid) if agent.reads_next_action else ()
+    return Batch(observation, action, valid, scalar, scalar, observation, *following)  # pyright: ignore
+
+
+def draw_batch(agent: ActorCritic, buffer: Buffer, live: Live, key: Array) -> Batch:
+    """What one update of the agent is made from."""
+    training = agent.training
+    return replay.sample_chunks(
+        buffer, live, key, training.batch_size, agent.chunk, training.discount, agent.reads_next_action
+    )
 
 
 def update_loop(
@@ -92,7 +102,7 @@ def offline_updates(
     live = replay.live_rows(rows, rows)
 
     def draw(_: Array, key: Array) -> Batch:
-        return replay.sample_chunks(buffer, live, key, agent.training.batch_size, agent.chunk, agent.training.discount)
+        return draw_batch(agent, buffer, live, key)
 
     return update_loop(agent, state, diagnostics, draw, key, first, count)
 
@@ -124,7 +134,7 @@ def online_updates(
 
     def draw(step: Array, key: Array) -> Batch:
         live = replay.live_rows(end + 1 + step - first, capacity)
-        return replay.sample_chunks(buffer, live, key, agent.training.batch_size, agent.chunk, agent.training.discount)
+        return draw_batch(agent, buffer, live, key)
 
     updates = jnp.maximum(count - skip, 0)
     state, diagnostics = update_loop(agent, state, diagnostics, draw, key, first + skip, updates)

@@ -162,6 +162,11 @@ class ActorCritic(abc.ABC):
         """Rate per update at which pi_old follows the policy; None: there is no pi_old."""
         return None if self.top_k is None else self.top_k.ema_rate
 
+    @property
+    def reads_next_action(self) -> bool:
+        """Whether a loss reads the data's own next action, ``batch.next_action`` and ``batch.next_valid``."""
+        return False
+
     # -- what a method brings
 
     @abc.abstractmethod

@@ -1,0 +1,170 @@
+"""Consistency actor-critic (CAC, Ding & Jin 2024): a policy that takes noise to an action in two passes.
+
+The actor is a consistency function. It clones the data by agreement with its own average, the teacher, at the next
+lower noise level, and climbs the critic by the gradient of Q through both passes. To act it draws among many of its
+samples, the better the likelier.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from pydantic import Field
+
+from dfp.agents.actor_critic import (
+    ActorCritic,
+    AgentState,
+    Metrics,
+    OneStepConfig,
+    Params,
+    Positive,
+    in_blocks,
+    per_step,
+    take_candidates,
+    td_loss,
+    td_target,
+)
+from dfp.consistency import (
+    SIGMA_MAX,
+    ConsistencyFunction,
+    consistency_loss,
+    draw_levels,
+    karras_levels,
+    level_weights,
+    multistep,
+)
+from dfp.flops import MLPWork
+from dfp.replay import Batch
+
+LAST_SIGMA = 2.0  # noise level of the last pass of a sample; the release's
+
+
+class Config(OneStepConfig):
+    """CAC's settings; the weight of Q stands by task in ``config/methods.yaml``."""
+
+    name: str = "cac"
+    eta: float = Field(ge=0.0, description="eta, weight of -Q / mean |Q|. No default: it is tuned for every task.")
+    levels: int = Field(
+        default=40, ge=2, description="Noise levels of the cloning. Here: 40, fixed; CAC's release lets 2 grow to 150."
+    )
+    sampling_steps: Positive = Field(default=2, description="Passes from noise to an action. CAC's release: 2.")
+    teacher_rate: float = Field(
+        default=1e-3, gt=0.0, le=1.0, description="Rate of the teacher. CAC's release: 5e-3 at every fifth update."
+    )
+    samples: Positive = Field(default=50, description="Samples when acting, of which one is drawn. CAC's release: 50.")
+    backup_samples: Positive = Field(
+        default=10, description="Samples in the TD target, of which the best counts. FQL's authors, for OGBench: 10."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent(ActorCritic):
+    """CAC as pure functions of an :class:`AgentState`, whose anchor is the teacher."""
+
+    config: Config
+
+    # -- losses
+
+    def critic_loss(self, critic: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        """To ``y = r + gamma mask min_e max_i Q'_e(s', a'_i)``, with ``a'_i`` samples of the teacher."""
+        count = self.config.backup_samples
+        observations = jnp.repeat(batch.next_observation, count, axis=0)
+        noise = jax.random.normal(key, (observations.shape[0], self.noise_size))
+        actions = jnp.clip(self.generate(state.anchor, observations, noise), -1.0, 1.0)
+        next_values = self.values(state.target_critic, observations, actions)
+        best = jnp.max(next_values.reshape(-1, batch.size, count), axis=-1)
+
+        target = td_target(batch.return_, batch.discount, self.aggregate(best))
+        values = self.values(critic, batch.observation, batch.action)
+        loss = td_loss(values, target, batch.valid[:, -1])
+        return loss, {"critic_loss": loss, "q_mean": jnp.mean(values), "target_mean": jnp.mean(target)}
+
+    def actor_loss(self, actor: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        """``L_consistency + eta * (-mean Q(s, pi(s)) / mean |Q|)``."""
+        levels_key, noise_key, action_key = jax.random.split(key, 3)
+
+        # L_consistency: as the teacher at the next lower level; steps after an episode's end do not count.
+        sigma, next_sigma = draw_levels(levels_key, karras_levels(self.config.levels), batch.size)
+        noise = jax.random.normal(noise_key, batch.action.shape)
+        weights = level_weights(sigma, next_sigma) * per_step(batch.valid, self.action_size)
+        function = self.function.at(actor, batch.observation)
+        teacher = self.function.at(state.anchor, batch.observation)
+        bc_loss = consistency_loss(function, teacher, batch.action, noise, sigma, next_sigma, weights)
+
+        # Q: of the action as it would be executed, with its gradient through all passes.
+        z = jax.random.normal(action_key, (batch.size, self.noise_size))
+        actions = jnp.clip(self.generate(actor, batch.observation, z), -1.0, 1.0)
+        q = self.values(state.critic, batch.observation, actions)
+        size = jax.lax.stop_gradient(jnp.mean(jnp.abs(q)))
+
+        loss = bc_loss - self.config.eta * jnp.mean(q) / size
+        return loss, {"bc_loss": bc_loss, "actor_q_mean": jnp.mean(q)}
+
+    # -- policy
+
+    @property
+    def function(self) -> ConsistencyFunction:
+        return ConsistencyFunction(self.network, self.observation_size, self.chunk_size)
+
+    @property
+    def anchor_rate(self) -> float:
+        return self.config.teacher_rate
+
+    def init_actor(self, key: Array) -> Params:
+        return self.function.init(key)
+
+    @property
+    def noise_size(self) -> int:
+        return self.config.sampling_steps * self.chunk_size
+
+    def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
+        """From the highest noise level to an action, in ``sampling_steps`` passes."""
+        levels = jnp.linspace(SIGMA_MAX, LAST_SIGMA, self.config.sampling_steps)
+        steps = noise.reshape(*noise.shape[:-1], self.config.sampling_steps, self.chunk_size)
+        return multistep(self.function.at(actor, observation), steps, levels)
+
+    # -- acting
+
+    def aggregate(self, values: Array) -> Array:
+        """The ensemble's one value, ``[E, ...] -> [...]``: the minimum."""
+        return jnp.min(values, axis=0)
+
+    @property
+    def best_of(self) -> int:
+        return self.config.samples
+
+    def acting(self, state: AgentState) -> tuple[Params, Params]:
+        return state.actor, state.target_critic
+
+    def sample_actions(self, state: AgentState, observation: Array, keys: Array) -> Array:
+        """One of the samples, drawn by ``softmax(Q)``: ``[B, S], [B] keys -> [B, D]`` in [-1, 1]."""
+
+        def draw(observation: Array, keys: Array) -> Array:
+            noise_keys, draw_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+            actions, scores = self.scored_candidates(*self.acting(state), observation, noise_keys, self.best_of)
+            chosen = jax.vmap(jax.random.categorical)(draw_keys, scores)
+            return take_candidates(actions, chosen[:, None])[:, 0]
+
+        return in_blocks(draw, observation, keys, count=self.best_of)
+
+    # -- work
+
+    @property
+    def actor_work(self) -> MLPWork:
+        return self.function.work
+
+    @property
+    def generate_work(self) -> float:
+        return self.config.sampling_steps * self.actor_work.forward
+
+    def critic_loss_work(self) -> float:
+        backup = self.config.backup_samples * (self.generate_work + self.critic_work.forward)
+        return backup + self.critic_work.forward_and_backward
+
+    def actor_loss_work(self) -> float:
+        cloning = self.actor_work.forward + self.actor_work.forward_and_backward
+        climbing = self.config.sampling_steps * self.actor_work.forward_and_backward
+        # Passes after the first also hand the gradient on to the D coordinates of the noisy action.
+        point = self.chunk_size / (self.observation_size + self.chunk_size + 1) * self.actor_work.first
+        return cloning + climbing + (self.config.sampling_steps - 1) * point + self.action_gradient_work

@@ -1,0 +1,57 @@
+"""FBRAC (Park et al. 2025): behaviour-regularised actor-critic with a flow policy, the flow's Diffusion-QL.
+
+The flow clones the data and climbs the critic at once: the gradient of Q reaches the velocity field through all the
+Euler steps that made the action. FQL exists to avoid just that, and shares the rest.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from pydantic import Field
+
+from dfp.agents.actor_critic import AgentState, Metrics, Params, per_step
+from dfp.agents.flow_policy import FlowPolicy, FlowPolicyConfig
+from dfp.flow import draw_start, flow_matching_loss
+from dfp.replay import Batch
+
+
+class Config(FlowPolicyConfig):
+    """FBRAC's settings; the weight stands by task in ``config/methods.yaml``."""
+
+    name: str = "fbrac"
+    alpha: float = Field(ge=0.0, description="alpha, weight of the cloning. No default: it is tuned for every task.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Agent(FlowPolicy):
+    """FBRAC as pure functions of an :class:`AgentState`."""
+
+    config: Config
+
+    # -- loss
+
+    def actor_loss(self, actor: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
+        """``alpha L_BC - mean Q(s, Euler(s, z))``."""
+        flow_key, action_key = jax.random.split(key)
+
+        # L_BC: flow matching; steps after an episode's end do not count.
+        noise, t = draw_start(flow_key, batch.action)
+        velocity = self.flow.at(actor, batch.observation)
+        bc_loss = flow_matching_loss(velocity, batch.action, noise, t, per_step(batch.valid, self.action_size))
+
+        # Q: of the action as it would be executed, with its gradient through every step of the flow.
+        z = jax.random.normal(action_key, batch.action.shape)
+        actions = jnp.clip(self.generate(actor, batch.observation, z), -1.0, 1.0)
+        q = jnp.mean(self.values(state.critic, batch.observation, actions))
+
+        return self.config.alpha * bc_loss - q, {"bc_loss": bc_loss, "actor_q_mean": q}
+
+    # -- work
+
+    def actor_loss_work(self) -> float:
+        passes = (1 + self.config.flow_steps) * self.flow.work.forward_and_backward
+        # Euler steps after the first also hand the gradient on to the D coordinates of the point.
+        point = self.chunk_size / (self.observation_size + self.chunk_size + 1) * self.flow.work.first
+        return passes + (self.config.flow_steps - 1) * point + self.action_gradient_work

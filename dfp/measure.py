@@ -1,4 +1,4 @@
-"""``python -m dfp evaluate``: the success rate of a saved policy, outside training, on episodes that it has not seen."""
+"""``python -m dfp evaluate``: the success rate of a saved policy, outside training, on fresh episodes."""
 
 from __future__ import annotations
 

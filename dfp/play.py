@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,7 +28,9 @@ class Played(NamedTuple):
     frames: int
 
 
-def play(policy: Policy, view: View, episodes: int, seed: int, file: Path, report: Callable[[str], None]) -> list[Played]:
+def play(
+    policy: Policy, view: View, episodes: int, seed: int, file: Path, report: Callable[[str], None]
+) -> list[Played]:
     """Write ``episodes`` (> 0), one after the other, to an mp4 file; they start as those that ``evaluate`` counts.
 
     The file takes its name once it is whole.
@@ -59,30 +62,29 @@ def _episode(
     policy: Policy, view: View, number: int, start: int, seed: int, show: Callable[[np.ndarray], None]
 ) -> Played:
     observation = view.environment.reset(start)
-    frame, frames = view.frame(), 1
+    frame = view.frame()
     show(frame)
-    step, steps = None, 0
+    steps: list[Step] = []
     for step in _steps(policy, view, observation, number, seed):
-        steps += 1
-        frame, frames = view.frame(), frames + 1
+        steps.append(step)
+        frame = view.frame()
         show(frame)
-    assert step is not None  # an episode has a step
     held = round(HELD_S * view.rate)
     for _ in range(held):
         show(frame)
-    return Played(step.success, steps, frames + held)
+    return Played(steps[-1].success, len(steps), 1 + len(steps) + held)
 
 
 def _steps(policy: Policy, view: View, observation: np.ndarray, number: int, seed: int) -> Iterator[Step]:
     """An episode's steps up to its end, in chunks of actions."""
-    choose, chunk = player(policy, seed), 0
-    while True:
+    choose = player(policy, seed)
+    for chunk in itertools.count():
         for action in choose(observation[None], np.array([number]), np.array([chunk]))[0]:
             step = view.environment.step(action)
             yield step
             if step.terminated or step.truncated:
                 return
-        observation, chunk = step.observation, chunk + 1
+            observation = step.observation
 
 
 def _writer(file: Path) -> Callable[[Path, float], Any]:

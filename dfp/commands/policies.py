@@ -62,11 +62,33 @@ def play(
     typer.echo(output)
 
 
+@app.command()
+def gallery(
+    config: ConfigOption = DEFAULT_CONFIG,
+    results_dir: Annotated[Path | None, typer.Option("--results-dir", help="Default: the configuration's.")] = None,
+    size: SizeOption = None,
+) -> None:
+    """Draw the configuration's tasks at their start, for Figure 2."""
+    from dfp.tasks import rendering
+
+    rendering.choose_context()  # before a simulator is imported
+    from dfp.gallery import render_gallery
+
+    def report(line: str) -> None:
+        typer.echo(line, err=True)
+
+    settings = load_config(config)
+    folder = results_dir or Path(settings.results_dir)
+    typer.echo(render_gallery(settings, load_catalogue(), folder, _parsed(size), report))
+
+
 def _parsed(size: str | None) -> tuple[int, int] | None:
     """Width and height; the film's format wants them even."""
     if size is None:
         return None
     numbers = size.split("x")
-    if len(numbers) != 2 or not all(number.isdecimal() and int(number) > 0 and int(number) % 2 == 0 for number in numbers):
+    if len(numbers) != 2 or not all(
+        number.isdecimal() and int(number) > 0 and int(number) % 2 == 0 for number in numbers
+    ):
         raise ConfigError(f"--size: '{size}'; wanted WIDTHxHEIGHT, even numbers, such as 640x480")
     return int(numbers[0]), int(numbers[1])

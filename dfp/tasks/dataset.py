@@ -120,9 +120,7 @@ def _obtain(task: TaskSpec, data: DataSpec, folder: Path, processes: int, report
 
         return robomimic_experts.generate(task, data, folder, processes, report)
     if task.suite == "gymnasium":
-        raise ConfigError(
-            f"task '{task.key}': no expert records data of suite 'gymnasium'; allowed: source 'download'"
-        )
+        raise ConfigError(f"task '{task.key}': no expert records data of suite 'gymnasium'; allowed: source 'download'")
     from dfp.tasks import generate
 
     return generate.generate(task, data, folder, processes, report, EPISODE_STEPS)

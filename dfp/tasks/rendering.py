@@ -30,8 +30,10 @@ DEFAULT_RATE = 20.0  # frames per second; OGBench and Robomimic are controlled a
 class View(Protocol):
     """An environment and a camera that looks at it."""
 
-    environment: Environment
     rate: float  # steps per second of the world shown
+
+    @property
+    def environment(self) -> Environment: ...
 
     def frame(self) -> np.ndarray:
         """What is to be seen now, ``[height, width, 3]`` uint8."""
@@ -108,7 +110,9 @@ class _MuJoCoView:
         self._camera: Any = camera
         if camera is None:
             self._camera = mujoco.MjvCamera()
-            self._camera.lookat[:], self._camera.distance, self._camera.azimuth, self._camera.elevation = SIGHTS[task.suite]
+            self._camera.lookat[:], self._camera.distance, self._camera.azimuth, self._camera.elevation = SIGHTS[
+                task.suite
+            ]
         elif camera not in cameras:
             self.environment.close()
             raise ConfigError(f"task '{task.key}': no camera '{camera}'; allowed: {', '.join(cameras)}")

@@ -17,6 +17,7 @@ import hashlib
 import importlib
 import importlib.util
 import json
+import os
 import pkgutil
 import re
 from pathlib import Path
@@ -50,13 +51,17 @@ class TaskSpec(Closed):
     """One environment with its dataset, as far as it can change a result."""
 
     key: str = Field(description="Task key, as in folder names and on the command line.")
-    suite: Literal["ogbench", "robomimic"] = Field(description="Which adapter in `dfp/tasks/` serves the task.")
-    environment: str = Field(description="Gymnasium id (OGBench) or environment name (Robomimic).")
+    suite: Literal["ogbench", "robomimic", "gymnasium"] = Field(
+        description="Which adapter in `dfp/tasks/` serves the task."
+    )
+    environment: str = Field(
+        description="Gymnasium id, `module:Id-v0` where a module registers it; of Robomimic the environment's name."
+    )
     dataset: str = Field(description="Name of the dataset file, without its ending.")
     observation_size: PositiveInt = Field(description="Width S of a state vector.")
     action_size: PositiveInt = Field(description="Width A of an action vector.")
     max_episode_steps: PositiveInt = Field(description="Episode cap, environment steps.")
-    rows: PositiveInt = Field(description="Transitions of the published dataset.")
+    rows: PositiveInt = Field(description="Transitions of the published dataset; another number is refused.")
     shards: PositiveInt = Field(default=1, description="Files the published dataset is split into.")
     shard_interval: PositiveInt = Field(
         default=1000, description="Offline updates between two shards (one shard: unused)."
@@ -65,7 +70,7 @@ class TaskSpec(Closed):
         default="post",
         description="Whether reward and success are judged before or after the action moves the world. "
         "OGBench 1.1 judged after, OGBench >= 1.2 registers its single tasks with `pre`; the paper ran 1.1. "
-        "Robomimic knows `post` only.",
+        "Robomimic and other Gymnasium environments know `post` only.",
     )
 
 
@@ -384,8 +389,12 @@ def lookup[Entry](entries: dict[str, Entry], key: str, what: str, source: str) -
     return entries[key]
 
 
-def load_catalogue(folder: Path = CATALOGUE) -> Catalogue:
-    """Read ``tasks.yaml``, ``methods.yaml`` and ``experiments.yaml``. A task's key is its name in the file."""
+def load_catalogue(folder: Path | None = None) -> Catalogue:
+    """Read ``tasks.yaml``, ``methods.yaml`` and ``experiments.yaml``. A task's key is its name in the file.
+
+    ``folder`` None: the one that the environment variable ``DFP_CATALOGUE`` names, or else ``config/``.
+    """
+    folder = folder or Path(os.environ.get("DFP_CATALOGUE") or CATALOGUE)
     tasks = read_yaml(folder / "tasks.yaml")
     for key, entry in tasks.items():
         if isinstance(entry, dict) and isinstance(entry.get("spec"), dict):

@@ -22,7 +22,7 @@ METHOD_PAGES = ROOT / "docs" / "methods"
 COMMANDS = get_command(app).commands  # pyright: ignore[reportAttributeAccessIssue]
 CATALOGUE = load_catalogue()
 ONLY_IN_CONDA = {"robomimic"}  # the cross-check of Robomimic's files; environment.yml says why
-EXTRAS = ("robomimic", "slurm")  # those that need no choice of hardware
+EXTRAS = ("robomimic", "slurm", "video")  # those that need no choice of hardware
 
 
 def name_of(path: Path) -> str:

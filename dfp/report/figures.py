@@ -24,6 +24,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, MultipleLocator
 
 from dfp.files import write_atomically
 from dfp.report.collect import evaluations, experiment_runs
+from dfp.report.gallery import gallery
 from dfp.report.statistics import over_seeds, t_interval
 from dfp.spec import ConfigError
 
@@ -60,8 +61,14 @@ def learning_curves(experiment: str, results_dir: Path, partial: bool) -> tuple[
     return frame, draw(frame)
 
 
+def task_gallery(results_dir: Path, partial: bool) -> tuple[pd.DataFrame, Figure]:
+    """Figure 2: see :func:`dfp.report.gallery.gallery`. No run has a part in it."""
+    return gallery(results_dir, STYLE)
+
+
 FIGURES: dict[int, Callable[[Path, bool], tuple[pd.DataFrame, Figure]]] = {
-    number: functools.partial(learning_curves, f"figure{number}") for number in (1, 3, 4, 5)
+    2: task_gallery,
+    **{number: functools.partial(learning_curves, f"figure{number}") for number in (1, 3, 4, 5)},
 }
 
 

@@ -73,6 +73,8 @@ def make_environment(task: TaskSpec) -> Environment:
     """
     if task.suite == "robomimic":
         from dfp.tasks import robomimic as suite
+    elif task.suite == "gymnasium":
+        from dfp.tasks import gymnasium as suite
     else:
         from dfp.tasks import ogbench as suite
     return suite.make_environment(task)

@@ -1,7 +1,8 @@
 """Datasets on disk: the manifest, the lock, and whether files are those that were recorded.
 
 A dataset is a folder of files in its suite's own format, whether they were downloaded or generated here: OGBench's npz
-(``dfp/tasks/ogbench_files.py``) or robomimic's HDF5 (``dfp/tasks/robomimic_files.py``).
+(``dfp/tasks/ogbench_files.py``, for other environments ``dfp/tasks/gymnasium_files.py``) or robomimic's HDF5
+(``dfp/tasks/robomimic_files.py``).
 
 The manifest is written last and by rename, as is every file, so that nothing half-written is ever taken for data.
 """
@@ -19,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import ValidationError
 
-from dfp.spec import Closed, DataSpec, TaskSpec, explain
+from dfp.spec import Closed, ConfigError, DataSpec, TaskSpec, explain
 from dfp.tasks import Dataset
 
 ACTION_LIMIT = 1 - 1e-5  # ALGORITHMS.md section 1: policies that squash with tanh never see a saturated action
@@ -118,6 +119,8 @@ def _obtain(task: TaskSpec, data: DataSpec, folder: Path, processes: int, report
         from dfp.tasks import robomimic_experts
 
         return robomimic_experts.generate(task, data, folder, processes, report)
+    if task.suite == "gymnasium":
+        raise ConfigError(f"task '{task.key}': no expert records data of suite 'gymnasium'; allowed: source 'download'")
     from dfp.tasks import generate
 
     return generate.generate(task, data, folder, processes, report, EPISODE_STEPS)
@@ -136,6 +139,10 @@ def read_transitions(file: Path, task: TaskSpec, rewards: np.ndarray | None = No
         from dfp.tasks import robomimic_files
 
         return robomimic_files.read_transitions(file, task)
+    if task.suite == "gymnasium":
+        from dfp.tasks import gymnasium_files
+
+        return gymnasium_files.read_transitions(file, task)
     from dfp.tasks import ogbench_files
 
     return ogbench_files.read_transitions(file, task, rewards)

@@ -21,7 +21,11 @@ from dfp.tasks.dataset import (
     move_into_place,
 )
 
-MIRRORS = {"ogbench": "DFP_OGBENCH_URL", "robomimic": "DFP_ROBOMIMIC_URL"}  # environment variables, by suite
+MIRRORS = {  # environment variables, by suite
+    "ogbench": "DFP_OGBENCH_URL",
+    "robomimic": "DFP_ROBOMIMIC_URL",
+    "gymnasium": "DFP_GYMNASIUM_URL",
+}
 ATTEMPTS = 5  # in a row without a new byte
 FIRST_PAUSE = 1.0  # seconds, doubled after each attempt in vain
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
@@ -32,7 +36,7 @@ class Origin(NamedTuple):
     """Where the files of a dataset are published, and what they are called here."""
 
     place: str  # the file or folder
-    urls: dict[str, str]  # by the name here, in the order of rotation
+    urls: dict[str, str]  # by the name here, in the order of rotation; an empty one: published nowhere
 
 
 def download(task: TaskSpec, folder: Path, report: Callable[[str], None]) -> Manifest:
@@ -54,7 +58,7 @@ def download(task: TaskSpec, folder: Path, report: Callable[[str], None]) -> Man
     return Manifest(
         dataset=task.dataset,
         source="download",
-        url=origin.place,
+        url=origin.place or None,
         rows=rows,
         files=files,
         **_facts(task, folder / files[0].name),
@@ -69,9 +73,12 @@ def _origin(task: TaskSpec) -> Origin:
         (name,) = file_names(task.dataset, 1, "hdf5")
         url = f"{mirror or DATASET_URL}/v1.5/{task.dataset.replace('-', '/')}.hdf5"
         return Origin(url, {name: url})
+    names = file_names(task.dataset, task.shards)
+    if task.suite == "gymnasium":
+        return Origin(mirror, {name: f"{mirror}/{name}" if mirror else "" for name in names})
     from ogbench.utils import DATASET_URL
 
-    base, names = mirror or DATASET_URL.rstrip("/"), file_names(task.dataset, task.shards)
+    base = mirror or DATASET_URL.rstrip("/")
     if task.shards > 1:
         base = f"{base}/{task.dataset}"
     urls = {name: f"{base}/{name}" for name in names}
@@ -84,6 +91,10 @@ def _facts(task: TaskSpec, file: Path) -> dict[str, Any]:
         from dfp.tasks import robomimic, robomimic_files
 
         return {"versions": robomimic.installed_versions(), "env_args": robomimic_files.read_env_args(file, task)}
+    if task.suite == "gymnasium":
+        from dfp.tasks import gymnasium
+
+        return {"versions": gymnasium.installed_versions(task)}
     from dfp.tasks import ogbench
 
     return {"versions": ogbench.installed_versions()}
@@ -92,6 +103,8 @@ def _facts(task: TaskSpec, file: Path) -> dict[str, Any]:
 def _obtain(session: requests.Session, url: str, target: Path, task: TaskSpec, report: Callable[[str], None]) -> File:
     if target.exists():
         return describe(target, target.name, task)
+    if not url:
+        raise DataError(f"{target}: no such file, and no address to fetch it from; copy it there, or {_mirror(task)}")
     part = target.with_name(f"{target.name}.part")
     _fetch(session, url, part, task, report)
     entry = describe(part, target.name, task)
@@ -145,7 +158,11 @@ def _transfer(session: requests.Session, url: str, part: Path, task: TaskSpec, r
 
 
 def _elsewhere(part: Path, task: TaskSpec) -> str:
-    return f"name a mirror by {MIRRORS[task.suite]}, or copy the file to {part.with_suffix('')}"
+    return f"{_mirror(task)}, or copy the file to {part.with_suffix('')}"
+
+
+def _mirror(task: TaskSpec) -> str:
+    return f"name a mirror by {MIRRORS[task.suite]}"
 
 
 def _total_size(response: requests.Response) -> int | None:

@@ -43,10 +43,15 @@ class ShardReader:
         self._files = read_manifest(self._path, task).files
         for entry in self._files:
             require_whole(self._path.with_name(entry.name), entry, task)
-        if task.suite == "ogbench":  # the simulator that judges the rows is made here, in the caller's thread
+        # What reading needs of a simulator is made here, in the caller's thread.
+        if task.suite == "ogbench":
             from dfp.tasks import ogbench
 
             ogbench.reward_columns(task)
+        elif task.suite == "gymnasium":
+            from dfp.tasks import gymnasium
+
+            gymnasium.action_bounds(task)
         self._verified: dict[int, tuple[int, ...]] = {}  # by shard, what the file looked like then
         self._rewards: dict[int, np.ndarray] = {}  # by shard, [N] int8: 1 MB a file, and half of the time to read it
         self._next: tuple[int, Future[Dataset]] | None = None
@@ -109,6 +114,6 @@ class ShardReader:
             self._verified[shard] = state
             self._rewards.pop(shard, None)
         dataset = read_transitions(file, self._task, self._rewards.get(shard))
-        if self.count > 1:
+        if self.count > 1 and self._task.suite == "ogbench":
             self._rewards[shard] = dataset.rewards.astype(np.int8)  # OGBench's, small whole numbers
         return dataset

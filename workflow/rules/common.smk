@@ -19,12 +19,12 @@ SOURCE = ", ".join(map(str, workflow.configfiles)) or "config"
 shell.prefix(
     "set -euo pipefail; "
     f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH "
-    f"PYTHONPATH={shlex.quote(str(workflow.basedir))} "
+    f"PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}} "
     f"WORKFLOW={shlex.quote(str(workflow.main_snakefile))}; "
 )
 
 try:
-    CATALOGUE = load_catalogue(Path(workflow.basedir) / "config")
+    CATALOGUE = load_catalogue()
     SETTINGS = parse_config(config, SOURCE, CATALOGUE)
     PLAN = plan(SETTINGS, CATALOGUE)
 except ConfigError as error:

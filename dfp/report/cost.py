@@ -15,7 +15,7 @@ COST_TYPES = {
     "method": "str", "label": "str", "phase": "str", "ms": "float64", "task": "str", "width": "int64",
     "depth": "int64", "batch": "int64", "device": "str",
 }  # fmt: skip
-PHASES = {"online": "Online step", "evaluation": "Inference step"}
+PHASES = {"offline": "Offline update", "online": "Online step", "evaluation": "Inference step"}
 PAPER_DEVICES = {"online": "NVIDIA RTX 3090", "evaluation": "a CPU (Intel Xeon Gold 6342)"}
 
 
@@ -29,9 +29,10 @@ def table9(results_dir: Path, partial: bool) -> tuple[pd.DataFrame, Sheet]:
     catalogue = load_catalogue()
     experiment = catalogue.experiments["table9"]
     cost = read_cost(results_dir / "cost.csv", partial)
-    labels = {method: method_entry(method, catalogue).label for method in experiment.methods}
-    labels |= dict(zip(cost.method, cost.label, strict=True))
+    labels = dict(zip(cost.method, cost.label, strict=True))
+    labels = labels or {method: method_entry(method, catalogue).label for method in experiment.methods}
     paper = pd.read_csv(CATALOGUE / "paper" / "table9.csv").pivot(index="method", columns="phase", values="ms")
+    paper = paper.reindex(columns=list(PHASES))
     numbers = pd.DataFrame({"method": list(labels), "label": list(labels.values())})
     for phase in PHASES:
         cells = cost[cost.phase == phase].groupby("method", sort=False)
@@ -65,7 +66,7 @@ def read_cost(path: Path, partial: bool) -> pd.DataFrame:
 def _sheet(numbers: pd.DataFrame, cost: pd.DataFrame, title: str) -> Sheet:
     ours, paper = (_text(numbers, [f"{phase}_{name}" for phase in PHASES]) for name in ("ms", "paper_ms"))
     heads = [[label] for label in numbers.label]
-    devices = {phase: next(iter(cost.loc[cost.phase == phase, "device"]), "no device yet") for phase in PHASES}
+    devices = dict(zip(cost.phase, cost.device, strict=True))
     tasks = cost.task.nunique()
     sizes = "".join(
         f" Networks of {row['depth']} layers of {row['width']:,}, batches of {row['batch']:,} online; "
@@ -94,7 +95,7 @@ def _sheet(numbers: pd.DataFrame, cost: pd.DataFrame, title: str) -> Sheet:
 
 
 def _on(devices: dict[str, str]) -> str:
-    return "; ".join(f"{name.lower()} on {devices[phase]}" for phase, name in PHASES.items())
+    return "; ".join(f"{name.lower()} on {devices[phase]}" for phase, name in PHASES.items() if phase in devices)
 
 
 def _text(numbers: pd.DataFrame, columns: list[str]) -> pd.DataFrame:

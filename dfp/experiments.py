@@ -83,7 +83,7 @@ def plan(config: Config, catalogue: Catalogue) -> Plan:
     runs, specs = [], {}
     for experiment in config.experiments:
         entry = experiment_entry(experiment, config, catalogue)
-        tasks, seeds = _cells(entry, config) if entry.made_from == "runs" else ([], [])
+        tasks, seeds = _cells(entry, config) if entry.made_from in ("runs", "specs") else ([], [])
         for task in tasks:
             for method in entry.methods:
                 for seed in seeds:

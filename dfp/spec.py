@@ -264,10 +264,10 @@ class ExperimentEntry(Closed):
     stage: Stage = Field(
         default="finetune", description="`finetune`: both phases, the configuration's tasks; `offline`: Table 7's."
     )
-    made_from: Literal["runs", "every run", "cost", "environments"] = Field(
+    made_from: Literal["runs", "specs", "every run", "cost", "environments"] = Field(
         default="runs",
-        description="`runs`: its own cells; `every run` of the configuration; the times that the rule `cost` measures; "
-        "the tasks' `environments`.",
+        description="`runs`: the metrics of its own cells; `specs`: the settings in their manifests; all manifests of "
+        "`every run` of the configuration; the times that the rule `cost` measures; the tasks' `environments`.",
     )
     methods: list[str] = Field(description="Method keys, variants among them, in the order of the rows.")
     tasks: list[str] = Field(default=["*"], description="Patterns over the configuration's tasks.")

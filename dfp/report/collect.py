@@ -56,16 +56,21 @@ def read_runs(results_dir: Path) -> pd.DataFrame:
     lists a cell's seed twice.
     """
     path = results_dir / "runs.csv"
-    strings = _read_strings(path)
-    absent = [name for name in RUN_TYPES if name not in strings]
-    if absent:
-        raise ConfigError(f"{path}: column '{absent[0]}' is missing; needed: {', '.join(RUN_TYPES)}")
-    runs = _typed(strings.reindex(columns=list(RUN_TYPES)), RUN_TYPES, path)
+    runs = read_table(path, RUN_TYPES)
     twice = runs[runs.duplicated(["experiment", "task", "method", "seed"])]
     if len(twice):
         row = twice.iloc[0]
         raise ConfigError(f"{path}: {row.experiment}, {row.task}, {row.method}, seed {row.seed} is listed twice")
     return runs
+
+
+def read_table(path: Path, types: dict[str, str]) -> pd.DataFrame:
+    """A CSV file with at least the columns of ``types``; :class:`ConfigError` where it is missing or malformed."""
+    strings = _read_strings(path)
+    absent = [name for name in types if name not in strings]
+    if absent:
+        raise ConfigError(f"{path}: column '{absent[0]}' is missing; needed: {', '.join(types)}")
+    return _typed(strings.reindex(columns=list(types)), types, path)
 
 
 def experiment_runs(results_dir: Path, experiment: str) -> pd.DataFrame:

@@ -104,13 +104,28 @@ def start_of(wildcards):
 
 def metrics_of(*experiments):
     """The metrics files that these tables and figures read."""
-    for name in experiments:
-        known(dict.fromkeys(SETTINGS.experiments), name, "table or figure")
-    runs = [run for run in PLAN.runs if run.experiment in experiments]
-    folders = dict.fromkeys(
-        folder for run in runs for folder in (run.pretrained, run.folder)
-    )
-    return [f"{RESULTS}/{folder}/metrics.csv" for folder in folders]
+    return files_of("metrics.csv", [run for run in PLAN.runs if run.experiment in experiments])
+
+
+def files_of(name, runs):
+    """The file of this name in the folder of every run and of the pretraining that it starts from."""
+    folders = dict.fromkeys(folder for run in runs for folder in (run.pretrained, run.folder))
+    return [f"{RESULTS}/{folder}/{name}" for folder in folders]
+
+
+def inputs_of(name):
+    """The files that a table or figure is made from."""
+    known(dict.fromkeys(SETTINGS.experiments), name, "table or figure")
+    made_from = CATALOGUE.experiments[name].made_from
+    runs = f"{RESULTS}/runs.csv"
+    if made_from == "runs":
+        return [runs, *metrics_of(name)]
+    if made_from == "specs":
+        own = [run.folder for run in PLAN.runs if run.experiment == name]
+        return [runs, *(f"{RESULTS}/{folder}/manifest.json" for folder in dict.fromkeys(own))]
+    if made_from == "every run":
+        return [runs, *files_of("manifest.json", PLAN.runs)]
+    return [f"{RESULTS}/cost.csv"] if made_from == "cost" else []
 
 
 def wave(wildcards):

@@ -63,8 +63,7 @@ rule cost:
 
 rule table:
     input:
-        lambda wildcards: metrics_of(f"table{wildcards.number}"),
-        runs=rules.runs.output.table,
+        lambda wildcards: inputs_of(f"table{wildcards.number}"),
     output:
         csv=report(
             f"{RESULTS}/table{{number}}.csv",

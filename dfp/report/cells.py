@@ -14,7 +14,7 @@ import pandas as pd
 
 from dfp.report.aggregates import run_scores
 from dfp.report.manifests import PAPER_SCALE, manifests, scale
-from dfp.spec import CATALOGUE, ConfigError, load_catalogue
+from dfp.spec import CATALOGUE, ConfigError, TaskEntry, load_catalogue
 
 CELL = ["table", "phase", "task", "method"]
 SEEDS = {1: 5, 2: 5, 3: 5, 4: 5, 6: 5, 7: 8}  # of the success tables, as their captions say
@@ -49,7 +49,7 @@ def paper_cells() -> pd.DataFrame:
 @functools.cache
 def tasks_of(task: str, table: int) -> tuple[str, ...]:
     """The tasks that a column of a table is made of: itself, those of a group, or all of the online tables."""
-    catalogue = load_catalogue().tasks
+    catalogue = _catalogue()
     if task in catalogue:
         return (task,)
     printed = pd.read_csv(CATALOGUE / "paper" / "table1.csv").task.unique()
@@ -60,6 +60,11 @@ def tasks_of(task: str, table: int) -> tuple[str, ...]:
     if not members:
         raise ConfigError(f"config/paper/table{table}.csv: '{task}' is neither a task, a group nor '{AVERAGE}'")
     return members
+
+
+@functools.cache
+def _catalogue() -> dict[str, TaskEntry]:
+    return load_catalogue().tasks
 
 
 def our_rates(tidy: pd.DataFrame, runs: pd.DataFrame, results_dir: Path) -> pd.DataFrame:
@@ -100,24 +105,27 @@ def our_cells(wanted: pd.DataFrame, rates: pd.DataFrame, runs: pd.DataFrame) -> 
     several tasks is the mean over them, seed by seed, as the deviation over seeds needs. Cells of Table 7 are offline
     runs, all others both phases of an offline-to-online run.
     """
-    by_cell = {cell: group for cell, group in rates.groupby(["stage", "phase", "task", "method"])}
-    seeds = runs.groupby(["stage", "task", "method"])["seed"].agg(set).to_dict()
-    rows = []
-    for cell in wanted.to_dict("records"):
-        stage = "offline" if cell["table"] == OFFLINE_RL else "finetune"
-        tasks = tasks_of(cell["task"], cell["table"])
-        listed = set.intersection(*(seeds.get((stage, task, cell["method"]), set()) for task in tasks))
-        found = [by_cell.get((stage, cell["phase"], task, cell["method"])) for task in tasks]
-        if any(group is None for group in found):
-            rows.append((np.nan, np.nan, 0, len(listed), 0, ""))
-            continue
-        pooled = pd.concat(found)
-        by_seed = pooled.groupby("seed").agg(
-            rate=("rate", "mean"), tasks=("rate", "size"), episodes=("episodes", "sum")
-        )
-        whole = by_seed[by_seed.tasks == len(tasks)]
-        scales = set(pooled.scale[pooled.seed.isin(whole.index)]) - {PAPER_SCALE}
-        episodes = whole.episodes.min() if len(whole) else 0
-        rows.append((whole.rate.mean(), whole.rate.std(), len(whole), len(listed), episodes, "; ".join(sorted(scales))))
-    ours = pd.DataFrame(rows, columns=pd.Index(["mean", "std", "n", "listed", "episodes", "scale"]), index=wanted.index)
-    return pd.concat([wanted[CELL], ours], axis=1)
+    tasks = [tasks_of(task, table) for task, table in zip(wanted.task, wanted.table, strict=True)]
+    stage = np.where(wanted.table == OFFLINE_RL, "offline", "finetune")
+    columns = wanted[CELL].assign(stage=stage, size=list(map(len, tasks)), task=tasks, cell=wanted.index).explode("task")
+    key = ["stage", "task", "method"]
+    listed = _whole(columns.merge(runs.drop_duplicates([*key, "seed"])[[*key, "seed"]], on=key))
+    found = columns.merge(rates, on=[*key, "phase"])
+    finished = _whole(found, rate=("rate", "mean"), episodes=("episodes", "sum"))
+    ours = finished.groupby("cell").agg(
+        mean=("rate", "mean"), std=("rate", "std"), n=("rate", "size"), episodes=("episodes", "min")
+    )
+    used = found.merge(finished.reset_index()[["cell", "seed"]], on=["cell", "seed"])
+    ours["scale"] = used.groupby("cell")["scale"].agg(lambda scales: "; ".join(sorted(set(scales) - {PAPER_SCALE})))
+    cells = wanted[CELL].join(ours)
+    cells["listed"] = listed.groupby("cell").size().reindex(cells.index)
+    return cells.fillna({"n": 0, "listed": 0, "episodes": 0, "scale": ""}).astype(dict.fromkeys(COUNTS, int))
+
+
+COUNTS = ("n", "listed", "episodes")
+
+
+def _whole(rows: pd.DataFrame, **fields: tuple[str, str]) -> pd.DataFrame:
+    """Per (cell, seed), its number of tasks and ``fields``, where every task of the cell's column is there."""
+    by_seed = rows.groupby(["cell", "seed"]).agg(tasks=("task", "size"), size=("size", "first"), **fields)
+    return by_seed[by_seed.tasks == by_seed["size"]]

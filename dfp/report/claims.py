@@ -5,7 +5,8 @@ it (`tests/test_claims.py` names those). How a claim is judged:
 
 * a **gain in points** holds where the printed gain lies in the 95 % Welch interval of the gain found and 0 does not;
   with both in it, it cannot be told yet; a *marginal* gain need not exclude 0;
-* an **order** ("first on 9 of 12", "on every task") is judged on means rounded to 0.1 as printed, as the paper does;
+* an **order** ("first on 9 of 12", "on every task") holds on means rounded to 0.1, as the paper judges it, and fails
+  only where it is contradicted by more than the seeds scatter;
 * a **word** has a number here: *near-identical* and *comparable* within :data:`NEAR`, *robust* and *close* within
   :data:`ROBUST`, *roughly an order of magnitude* a factor of :data:`TENFOLD`, *negligible* a share of
   :data:`NEGLIGIBLE`.
@@ -84,7 +85,12 @@ def judge(claim: Claim, numbers: Numbers) -> tuple[str, str]:
 def first_on_nine_second_on_three(numbers: Numbers) -> Outcome:
     rank = dense_rank(numbers.means(1, ONLINE)).loc["dfp"]
     first, second = int((rank == 1).sum()), int((rank == 2).sum())
-    return first >= 9 and first + second == len(rank), f"first on {first}, second on {second} of {len(rank)}"
+    leads = [numbers.gains(1, method, "dfp") for method in BASELINES]
+    beaten = sum((lead.gain > lead.half).astype(int) for lead in leads)  # per task, methods clearly ahead of DFP
+    possible = (beaten == 0).sum() >= 9 and beaten.max() <= 1
+    holds = first >= 9 and first + second == len(rank)
+    used = f"first on {first}, second on {second} of {len(rank)}; clearly beaten on {(beaten > 0).sum()}"
+    return holds or (None if possible else False), used
 
 
 @claim("5.2, 6", "achieves the highest average success rate of 95.8%")
@@ -124,7 +130,7 @@ def fifteen_points_over_mvp(numbers: Numbers) -> Outcome:
 @claim("5.2", "and outperforms [MVP] on every task")
 def better_than_mvp_on_every_task(numbers: Numbers) -> Outcome:
     gains = numbers.gains(1, "dfp", "mvp")
-    return bool((gains.gain > 0).all()), _behind(gains)
+    return _everywhere(gains), _behind(gains)
 
 
 @claim("5.2", "with particularly large gains on the multimodal long-horizon tasks (cube-triple-task4, cube-quadruple-task3)")
@@ -135,8 +141,7 @@ def largest_gains_over_mvp_are_long_horizon(numbers: Numbers) -> Outcome:
 @claim("5.2", "outperforms MVP consistently across time: at the end of the offline stage too, on every task")
 def better_than_mvp_in_both_phases(numbers: Numbers) -> Outcome:
     offline, online = (numbers.gains(6, "dfp", "mvp", phase) for phase in ("offline", "online"))
-    holds = bool((offline.gain > 0).all() and (online.gain > 0).all())
-    return holds, f"offline: {_behind(offline)}; online: {_behind(online)}"
+    return _everywhere(pd.concat([offline, online])), f"offline: {_behind(offline)}; online: {_behind(online)}"
 
 
 @claim("5.2", "better behavior cloning capability in the offline stage")
@@ -288,6 +293,13 @@ def _larger_where_long(means: pd.DataFrame, better: str, worse: str) -> Outcome:
     rest = gain[~gain.index.str.contains(LONG)].mean()
     used = f"{triple:+.1f} pp on cube-triple, {quadruple:+.1f} on cube-quadruple, {rest:+.1f} elsewhere"
     return min(triple, quadruple) > rest, used
+
+
+def _everywhere(gains: pd.DataFrame) -> bool | None:
+    """Ahead on every task; None where it is not, but nowhere behind by more than the seeds scatter."""
+    if (gains.gain > 0).all():
+        return True
+    return False if (gains.gain < -gains.half).any() else None
 
 
 def _behind(gains: pd.DataFrame) -> str:

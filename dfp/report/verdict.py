@@ -37,17 +37,19 @@ def verdict(results_dir: Path, partial: bool) -> tuple[pd.DataFrame, pd.DataFram
     """
     runs = read_runs(results_dir)
     rates = our_rates(evaluations(results_dir, runs, partial), runs, results_dir)
-    cells = judge_cells(paper_cells(), rates, runs)
-    return cells, judge_claims(rates, runs, our_cost(results_dir)), rates
+    paper = paper_cells()
+    # The paper prints no regret; ours takes Table 1's place, whose curves show it (Figure 1).
+    regret = paper[paper.table == 1].assign(phase=REGRET)
+    ours = our_cells(pd.concat([paper, regret], ignore_index=True), rates, runs)
+    return judge_cells(ours[: len(paper)], paper), judge_claims(ours, our_cost(results_dir)), rates
 
 
 # --------------------------------------------------------------------------- cells
 
 
-def judge_cells(paper: pd.DataFrame, rates: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per cell of ``paper``, in its order: ours, the paper's, their difference, ``verdict``."""
-    ours = t_interval(our_cells(paper, rates, runs))
-    both = ours.assign(**{f"paper_{name}": paper[name] for name in ("mean", "std", "n", "episodes")})
+def judge_cells(ours: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
+    """One row per cell of both, which are in one order: ours, the paper's, their difference, ``verdict``."""
+    both = t_interval(ours).assign(**{f"paper_{name}": paper[name] for name in ("mean", "std", "n", "episodes")})
     half = [difference_half_width(row) for row in both.to_dict("records")]
     difference = both["mean"] - both["paper_mean"]
     both = both.assign(difference=difference, difference_low=difference - half, difference_high=difference + half)
@@ -80,18 +82,14 @@ def difference_half_width(cell: dict) -> float:
 # --------------------------------------------------------------------------- claims
 
 
-def judge_claims(rates: pd.DataFrame, runs: pd.DataFrame, cost: pd.Series | None) -> pd.DataFrame:
+def judge_claims(ours: pd.DataFrame, cost: pd.Series | None) -> pd.DataFrame:
     """One row per claim: ``claim, section, quote``, ``verdict, numbers`` on ours, ``paper, paper_numbers`` on theirs.
 
     Ours are cells at the paper's scale with at least :data:`MIN_SEEDS` seeds; every other is missing.
     """
-    paper = paper_cells()
-    # The paper prints no regret; ours is asked for in Table 1's place, where its curves belong (Figure 1).
-    regret = paper[(paper.table == 1)].assign(phase=REGRET)
-    ours = our_cells(pd.concat([paper, regret], ignore_index=True), rates, runs)
     fit = (ours.scale == PAPER_SCALE) & (ours.n >= MIN_SEEDS)
     measured = Numbers(ours.assign(mean=ours["mean"].where(fit)), cost)
-    printed = Numbers(paper, paper_cost())
+    printed = Numbers(paper_cells(), paper_cost())
     rows = []
     for claim in CLAIMS:
         (mine, used), (theirs, theirs_used) = judge(claim, measured), judge(claim, printed)

@@ -28,6 +28,7 @@ from dfp.report.statistics import (
     t_interval,
     task_mean,
 )
+from dfp.spec import load_catalogue
 
 COLUMNS = (
     "experiment", "method", "label", "versus", "task", "evaluation", "statistic", "threshold", "value", "low", "high",
@@ -91,9 +92,12 @@ def statistics(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparisons(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The experiments that have runs, each set of runs once: a figure of a table's runs compares nothing new."""
+    """The experiments that compare runs, each set of runs once: a figure of a table's runs compares nothing new."""
+    known = load_catalogue().experiments
     seen = set()
     for experiment, listed in runs.groupby("experiment", sort=False):
+        if experiment in known and known[str(experiment)].made_from != "runs":
+            continue  # a table of settings or costs, not of results
         grid = frozenset(zip(listed.stage, listed.task, listed.method, listed.seed, strict=True))
         if grid not in seen:
             seen.add(grid)

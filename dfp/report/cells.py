@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from dfp.report.aggregates import run_scores
-from dfp.report.manifests import PAPER_SCALE, manifests, scale
+from dfp.report.protocol import PAPER_SCALE, manifests, scale
 from dfp.spec import CATALOGUE, ConfigError, TaskEntry, load_catalogue
 
 CELL = ["table", "phase", "task", "method"]

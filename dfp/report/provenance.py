@@ -13,7 +13,7 @@ import pandas as pd
 
 from dfp.files import write_atomically
 from dfp.report.collect import read_runs
-from dfp.report.manifests import manifests, scale, spent_seconds
+from dfp.report.protocol import manifests, scale, spent_seconds
 from dfp.spec import ConfigError, canonical_json
 
 COLUMNS = (
@@ -26,7 +26,7 @@ def write_provenance(results_dir: Path, partial: bool = False) -> list[Path]:
     """Write ``provenance.csv`` and ``provenance.md`` below ``results_dir`` and return their paths.
 
     An unfinished run has no manifest; without ``partial`` one that is listed is an error. Raises
-    :class:`~dfp.spec.ConfigError` as :func:`~dfp.report.manifests.read_manifest` does.
+    :class:`~dfp.spec.ConfigError` as :func:`~dfp.report.protocol.read_manifest` does.
     """
     runs = read_runs(results_dir)
     frame = provenance(results_dir, runs)

@@ -4,7 +4,7 @@ A cell **agrees** where the 95 % Welch interval of our mean minus the paper's co
 not. Both deviations count, each at least what counting successes alone makes it, so that five seeds at 100 % are not
 taken for certainty. Agreement is absence of evidence: the interval says how large a difference it leaves open. Where
 the paper prints no deviation (Table 4), ours stands for both. A run that is not at the paper's scale
-(:func:`dfp.report.manifests.scale`) is **other scale**, whatever its result; fewer than :data:`MIN_SEEDS` seeds are
+(:func:`dfp.report.protocol.scale`) is **other scale**, whatever its result; fewer than :data:`MIN_SEEDS` seeds are
 **too few seeds**; no finished run is **not run**.
 """
 
@@ -18,7 +18,7 @@ import pandas as pd
 from dfp.report.cells import REGRET, our_cells, our_rates, paper_cells
 from dfp.report.claims import CLAIMS, judge
 from dfp.report.collect import evaluations, read_runs
-from dfp.report.manifests import PAPER_SCALE
+from dfp.report.protocol import PAPER_SCALE, protocol
 from dfp.report.numbers import Numbers
 from dfp.report.statistics import at_least_sampling_std, t_interval, welch_half_width
 from dfp.spec import CATALOGUE, ConfigError
@@ -115,5 +115,7 @@ def our_cost(results_dir: Path) -> pd.Series | None:
     needed = ["method", "phase", "ms", "width", "depth", "batch"]
     if absent := [name for name in needed if name not in cost]:
         raise ConfigError(f"{path}: column '{absent[0]}' is missing; needed: {', '.join(needed)}")
-    paper_size = cost[(cost.width == 512) & (cost.depth == 4) & (cost.batch == 256)]
+    network, training = protocol()["network"], protocol()["training"]
+    size = (network["width"], network["depth"], training["batch_size"])
+    paper_size = cost[(cost[["width", "depth", "batch"]] == size).all(axis=1)]
     return paper_size.groupby(["method", "phase"])["ms"].mean()

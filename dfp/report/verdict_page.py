@@ -9,7 +9,7 @@ import pandas as pd
 
 from dfp.files import write_atomically
 from dfp.report.cells import CELL, OFFLINE_RL
-from dfp.report.manifests import PAPER_SCALE
+from dfp.report.protocol import PAPER_SCALE
 from dfp.report.verdict import JUDGEMENTS, verdict
 
 COLUMNS = (

@@ -1,4 +1,4 @@
-"""What a finished run says of itself: its ``manifest.json``, and how far it is from the paper's protocol."""
+"""What a finished run says of itself in its ``manifest.json``, and how far it is from the paper's protocol."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def scale(spec: dict[str, Any], online: bool = True) -> str:
     seeds and moves no mean. With ``online`` false, the settings of the online phase do not count.
     """
     different = []
-    for section, settings in _protocol().items():
+    for section, settings in protocol().items():
         mine = spec.get(section)
         if section == "online" and (mine is None or not online):
             continue
@@ -61,5 +61,6 @@ def scale(spec: dict[str, Any], online: bool = True) -> str:
 
 
 @functools.cache
-def _protocol() -> dict[str, dict[str, Any]]:
+def protocol() -> dict[str, dict[str, Any]]:
+    """What ``config/paper/protocol.yaml`` asks of a run, by section of its spec."""
     return read_yaml(CATALOGUE / "paper" / "protocol.yaml")

@@ -18,6 +18,7 @@ from dfp.spec import (
     RunSpec,
     agent_for,
     base_method,
+    experiment_entry,
     method_entry,
     run_spec,
 )
@@ -81,7 +82,7 @@ def plan(config: Config, catalogue: Catalogue) -> Plan:
     """The runs of every experiment of the configuration, in table order: task, method, seed."""
     runs, specs = [], {}
     for experiment in config.experiments:
-        entry = catalogue.experiments[experiment]
+        entry = experiment_entry(experiment, config, catalogue)
         tasks, seeds = _cells(entry, config) if entry.made_from == "runs" else ([], [])
         for task in tasks:
             for method in entry.methods:

@@ -12,6 +12,7 @@ at every level. Importing this module loads neither JAX nor a simulator.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -149,6 +150,7 @@ def agent_config(settings: Any, source: str = "agent") -> AgentConfig:
     return validate(agent_module(name, source).Config, settings, source)
 
 
+@functools.cache
 def agent_module(name: str, source: str = "agent") -> Any:
     """The module that implements an agent: one of ours by its short name, or any by its import path."""
     path = name if "." in name else _agents().get(name, "")
@@ -266,6 +268,13 @@ class ExperimentEntry(Closed):
     tasks: list[str] = Field(default=["*"], description="Patterns over the configuration's tasks.")
 
 
+class Cells(Closed):
+    """A part of a table or figure."""
+
+    methods: list[str] | None = Field(default=None, description="Method keys of its rows; default: all of its own.")
+    tasks: list[str] | None = Field(default=None, description="Patterns over the tasks; default: its own.")
+
+
 class OfflineTable(Closed):
     """Table 7: tasks and seeds of its own."""
 
@@ -279,6 +288,9 @@ class Config(Closed):
     results_dir: str = Field(description="Folder for runs, tables and figures, relative to the working directory.")
     data_dir: str = Field(description="Folder for datasets, relative to the working directory.")
     experiments: list[str] = Field(description="Tables and figures that `all` makes, from `experiments.yaml`.")
+    cells: dict[str, Cells] = Field(
+        default={}, description="Experiments of which this configuration makes a part, or other tasks than the paper."
+    )
     tasks: list[str] = Field(description="Task keys, from `tasks.yaml`.")
     seeds: list[NonNegativeInt] = Field(description="One run per seed and cell.")
     offline: OfflineTable | None = Field(default=None, description="For experiments of stage `offline`.")
@@ -403,7 +415,17 @@ def parse_config(content: Any, source: str, catalogue: Catalogue | None = None) 
             raise ConfigError(f"{source}: '{key}' needs 'offline', its tasks and seeds")
         for method in experiment.methods:
             method_entry(method, catalogue, f"experiments.yaml, {key}")
+    for key, cells in config.cells.items():
+        lookup(dict.fromkeys(config.experiments), key, "experiment of 'cells'", source)
+        for method in cells.methods or ():
+            method_entry(method, catalogue, f"{source}, cells, {key}")
     return config
+
+
+def experiment_entry(key: str, config: Config, catalogue: Catalogue) -> ExperimentEntry:
+    """A table or figure as the configuration makes it."""
+    chosen = config.cells.get(key, Cells())
+    return catalogue.experiments[key].model_copy(update=chosen.model_dump(exclude_none=True))
 
 
 # --------------------------------------------------------------------------- from configuration to specs

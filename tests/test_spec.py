@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -234,7 +235,7 @@ def setting(path, value):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (setting("sedes", [1]), "unknown key 'sedes'; allowed: data, data_dir, evaluation"),
+        (setting("sedes", [1]), "unknown key 'sedes'; allowed: cells, data, data_dir"),
         (setting("training.batchsize", 8), "unknown key 'training.batchsize'; allowed: batch_size, discount"),
         (setting("tasks", ["cube-double-task9"]), "unknown task 'cube-double-task9'; allowed: lift, square"),
         (setting("experiments", ["table99"]), "unknown experiment 'table99'; allowed: table1, table2"),
@@ -302,3 +303,24 @@ def test_every_shipped_configuration_plans(name):
     config = load_config(CONFIG / f"{name}.yaml")
     assert isinstance(config, Config)
     assert plan(config, CATALOGUE).runs
+
+
+def test_a_configuration_may_make_a_part_of_an_experiment():
+    part = {"table3": {"methods": ["dfp_lambda=0.1"], "tasks": ["cube-single-*"]}}
+    config = parse_config(content() | {"experiments": ["table3", "table2"], "cells": part}, "c.yaml")
+    cells = [(run.experiment, run.task, run.method) for run in plan(config, CATALOGUE).runs]
+    assert cells[0] == ("table3", "cube-single-task2", "dfp_lambda=0.1")
+    assert [cell[0] for cell in cells[1:]] == ["table2"] * 4
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ({"table9": {}}, "c.yaml: unknown experiment of 'cells' 'table9'; allowed: table2, figure3"),
+        ({"table2": {"methods": ["dpf"]}}, "c.yaml, cells, table2: unknown method 'dpf'; allowed: bfn,"),
+        ({"table2": {"seeds": [0]}}, "c.yaml: unknown key 'cells.table2.seeds'; allowed: methods, tasks"),
+    ],
+)
+def test_a_part_that_does_not_exist_is_named(cells, message):
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        parse_config(content() | {"cells": cells}, "c.yaml")

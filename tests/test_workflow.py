@@ -126,7 +126,7 @@ def test_touched_data_and_edited_code_rerun_nothing(made):
 @pytest.mark.parametrize(
     ("target", "change", "message"),
     [
-        ([], {"sedes": [1]}, "c.yaml: unknown key 'sedes'; allowed: data,"),
+        ([], {"sedes": [1]}, "c.yaml: unknown key 'sedes'; allowed: cells,"),
         ([], {"tasks": ["cube-triple-task9"]}, "unknown task 'cube-triple-task9'; allowed: lift,"),
         (["results/smoke/runs/cube-single-task2/dpf/seed0/metrics.csv"], {}, "no method 'dpf'"),
         (["results/smoke/runs/cube-single-task3/dfp/seed0/metrics.csv"], {}, "no task 'cube-single-task3'"),

@@ -1,5 +1,7 @@
-"""``bench``: times against their floors."""
+"""``bench``, ``cost``: times against their floors, and what a step costs (Table 9)."""
 
+import csv
+import io
 import json
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +12,39 @@ from dfp.commands.options import DEFAULT_CONFIG, ConfigOption, ThreadsOption, pr
 from dfp.spec import ConfigError, load_catalogue, load_config
 
 app = typer.Typer()
+
+
+@app.command()
+def cost(
+    config: ConfigOption = DEFAULT_CONFIG,
+    output: Annotated[Path | None, typer.Option("--output", help="Default: cost.csv among the results.")] = None,
+    task: Annotated[list[str] | None, typer.Option("--task", help="Task key; repeatable. Default: all.")] = None,
+    method: Annotated[list[str] | None, typer.Option("--method", help="Repeatable. Default: Table 9's.")] = None,
+    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Of the online loop, per cell.")] = 5.0,
+    threads: ThreadsOption = None,
+) -> None:
+    """Measure what an update, an online step and an inference step cost here (Table 9), all methods in one run."""
+    prepare_xla(threads)
+    from dfp import cost as costs
+    from dfp.files import write_atomically
+    from dfp.spec import method_entry, run_spec
+
+    settings, catalogue = load_config(config), load_catalogue()
+    text = io.StringIO()
+    writer = csv.DictWriter(text, costs.COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for key in method or catalogue.experiments["table9"].methods:
+        label = method_entry(key, catalogue).label
+        for place in task or settings.tasks:
+            spec = run_spec(settings, catalogue, place, key, 0)
+            for row in costs.measure(spec, key, label, seconds):
+                typer.echo(
+                    f"{row['method']} on {row['task']}, {row['phase']}: {row['ms']} ms ({row['device']})", err=True
+                )
+                writer.writerow(row)
+    path = output or Path(settings.results_dir) / "cost.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    typer.echo(write_atomically(path, text.getvalue()))
 
 
 @app.command()

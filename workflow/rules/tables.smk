@@ -40,6 +40,26 @@ rule collect:
         "python -m dfp collect --results-dir {params.results:q} > {log:q} 2>&1"
 
 
+# Table 9: every method in one run, on the kind of machine that trains.
+rule cost:
+    input:
+        config=rules.runs.output.config,
+    output:
+        table=f"{RESULTS}/cost.csv",
+    log:
+        f"{RESULTS}/logs/cost.log",
+    conda:
+        ENVIRONMENT
+    threads: 1
+    resources:
+        gpu=1,
+        mem_mb=12000,
+        runtime=4 * 60,
+    shell:
+        "python -m dfp cost --config {input.config:q} --output {output.table:q} --threads {threads}"
+        " 2>&1 | tee {log:q}"
+
+
 rule table:
     input:
         lambda wildcards: metrics_of(f"table{wildcards.number}"),

@@ -1,0 +1,103 @@
+"""``plan``: what the runs will take, before anything starts."""
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from dfp.commands.options import DEFAULT_CONFIG, ConfigOption
+from dfp.spec import Config, ConfigError, load_catalogue, load_config
+
+if TYPE_CHECKING:
+    from dfp.forecast import Forecast
+
+app = typer.Typer()
+
+
+@app.command()
+def plan(
+    config: ConfigOption = DEFAULT_CONFIG,
+    tables: Annotated[str | None, typer.Option("--tables", help="Numbers, e.g. 2,4. Default: all.")] = None,
+    figures: Annotated[str | None, typer.Option("--figures", help="Numbers, e.g. 1. Default: all.")] = None,
+    tasks: Annotated[str | None, typer.Option("--tasks", help="Task keys, e.g. lift,can. Default: all.")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds, e.g. 0,1. Default: all.")] = None,
+    results_dir: Annotated[Path | None, typer.Option("--results-dir", help="Where rates may stand.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+) -> None:
+    """Jobs, hours, disk and memory by table, with the source of the rates, and what sharing pretrainings saves."""
+    from dfp.forecast import forecast
+
+    settings, catalogue = load_config(config), load_catalogue()
+    chosen = _chosen(settings, tables, figures, tasks, seeds)
+    found = forecast(chosen, catalogue, results_dir or Path(settings.results_dir))
+    if as_json:
+        lines = [line._asdict() for line in found.lines]
+        typer.echo(json.dumps({**found._asdict(), "lines": lines, "total": found.total._asdict()}, indent=1))
+        return
+    _print(found)
+
+
+def _print(found: "Forecast") -> None:
+    table = Table("", *("pretrain", "finetune", "offline", "hours", "unshared", "disk GB", "memory GB"), box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for line in (*found.lines, found.total):
+        counts = (str(count or "") for count in (line.pretrain, line.finetune, line.offline))
+        sizes = (f"{size / 1e9:.1f}" for size in (line.disk_bytes, line.memory_bytes))
+        style = "bold" if line is found.total else None
+        table.add_row(line.name, *counts, f"{line.hours:,.1f}", f"{line.unshared_hours:,.1f}", *sizes, style=style)
+    console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
+    console.print(table)
+    saved = found.total.unshared_hours - found.total.hours
+    share = saved / found.total.unshared_hours if saved else 0.0
+    console.print(
+        f"Sharing pretrainings saves {saved:,.1f} of {found.total.unshared_hours:,.1f} hours ({share:.0%}) against one "
+        "for every fine-tuning. Tables share runs, so that they take less together than one by one."
+    )
+    for source, jobs in sorted(found.sources.items(), key=lambda item: -item[1]):
+        console.print(f"Rate of {jobs} jobs: {source}.")
+    console.print(
+        f"Disk: what finished runs leave; besides, up to {found.running_bytes / 1e9:.2f} GB for each one that runs. "
+        "Memory: the largest job, on a CPU; on a GPU the rows are in the GPU's."
+    )
+    rows = ", ".join(f"{name} {count:,}" for name, count in sorted(found.datasets.items()))
+    console.print(f"Datasets (rows): {rows}.")
+
+
+def _chosen(settings: Config, tables: str | None, figures: str | None, tasks: str | None, seeds: str | None) -> Config:
+    """The configuration with what was asked for alone."""
+    experiments = settings.experiments
+    if tables is not None or figures is not None:
+        named = [("--tables", f"table{number}") for number in _listed(tables)]
+        named += [("--figures", f"figure{number}") for number in _listed(figures)]
+        experiments = _among(named, settings.experiments)
+    changes: dict[str, object] = {"experiments": experiments}
+    offline = settings.offline
+    if tasks is not None:
+        known = [*settings.tasks, *(offline.tasks if offline else [])]
+        wanted = _among([("--tasks", task) for task in _listed(tasks)], known)
+        changes["tasks"] = [task for task in settings.tasks if task in wanted]
+        if offline is not None:
+            offline = offline.model_copy(update={"tasks": [task for task in offline.tasks if task in wanted]})
+    if seeds is not None:
+        known = [*settings.seeds, *(offline.seeds if offline else [])]
+        wanted = _among([("--seeds", seed) for seed in _listed(seeds)], [str(seed) for seed in known])
+        changes["seeds"] = [seed for seed in settings.seeds if str(seed) in wanted]
+        if offline is not None:
+            offline = offline.model_copy(update={"seeds": [seed for seed in offline.seeds if str(seed) in wanted]})
+    return settings.model_copy(update={**changes, "offline": offline})
+
+
+def _listed(text: str | None) -> list[str]:
+    return [] if text is None else [part.strip() for part in text.split(",")]
+
+
+def _among(named: list[tuple[str, str]], allowed: list[str]) -> list[str]:
+    for option, name in named:
+        if name not in allowed:
+            raise ConfigError(f"{option}: '{name}'; allowed: {', '.join(dict.fromkeys(allowed))}")
+    return [name for _, name in named]

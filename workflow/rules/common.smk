@@ -40,12 +40,13 @@ TARGETS = [
     for suffix in SUFFIXES[CATALOGUE.experiments[name].kind]
 ] + [f"{RESULTS}/metrics.csv"]
 # What the results amount to, and every Markdown file as a page of the report.
-VERDICTS = ["summary", "verdict", "statistics", "provenance"]
-PAGES = VERDICTS + [
-    name for name in SETTINGS.experiments if CATALOGUE.experiments[name].kind == "table"
+FINDINGS = ["statistics", "verdict", "provenance"]
+TABLES = [
+    key for key in SETTINGS.experiments if CATALOGUE.experiments[key].kind == "table"
 ]
-TARGETS += [f"{RESULTS}/{name}.csv" for name in VERDICTS if name != "summary"]
-TARGETS += [f"{RESULTS}/{name}.{suffix}" for name in PAGES for suffix in ("md", "html")]
+PAGES = [*FINDINGS, "summary", *TABLES]
+TARGETS += [f"{RESULTS}/{name}.csv" for name in FINDINGS]
+TARGETS += [f"{RESULTS}/{name}.{kind}" for name in PAGES for kind in ("md", "html")]
 # Tasks that differ only in their goal share a dataset: any one of them can prepare it.
 DATASETS = {
     str(manifest_path(CATALOGUE.tasks[key].spec, SETTINGS.data, DATA)): key
@@ -138,15 +139,3 @@ def folder_of(name):
 def data_dir_of(name):
     """A parameter: the folder of all datasets, given a manifest `<data_dir>/<source>/<dataset>/manifest.json`."""
     return lambda wildcards, input: str(Path(input[name]).parents[2])
-
-
-def category_of(wildcards):
-    """Where the report shows a page: a table among the tables, any other under its own name."""
-    return "Tables" if wildcards.name.startswith("table") else wildcards.name.capitalize()
-
-
-def labels_of(wildcards):
-    """What a page is called there."""
-    if wildcards.name.startswith("table"):
-        return {"table": wildcards.name.removeprefix("table"), "format": "page"}
-    return {"content": "page"}

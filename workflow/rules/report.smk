@@ -79,8 +79,14 @@ rule page:
     output:
         html=report(
             f"{RESULTS}/{{name}}.html",
-            category=category_of,
-            labels=labels_of,
+            category=lambda wildcards: (
+                "Tables" if wildcards.name in TABLES else wildcards.name.capitalize()
+            ),
+            labels=lambda wildcards: (
+                {"table": wildcards.name.removeprefix("table"), "format": "page"}
+                if wildcards.name in TABLES
+                else {"content": "page"}
+            ),
             caption="../report/page.rst",
         ),
     log:

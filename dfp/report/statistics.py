@@ -1,13 +1,28 @@
-"""The statistics of the tables and figures, over seeds: one value per seed, never per episode.
+"""The statistics of the tables, figures and the verdict, over seeds: one value per seed, never per episode.
 
-``n`` denotes the number of seeds. Rates are fractions in [0, 1].
+``n`` denotes the number of seeds. Rates are fractions in [0, 1]. Resampling starts from :data:`SEED` in every call, so
+that the same runs give the same interval. A *stratum* holds the scores of one task, [n]; the numbers of seeds may
+differ between tasks.
+
+Interquartile mean, stratified bootstrap, probability of improvement and performance profile are those of Agarwal et
+al. 2021 (arXiv 2108.13264), by SciPy: resampling each task's seeds by themselves is what :func:`scipy.stats.bootstrap`
+does with several samples.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 import pandas as pd
 from scipy.special import stdtrit
+
+SEED = 0
+RESAMPLES = 5000
+LEVEL = 0.95
+THRESHOLDS = np.arange(20) / 20  # of a performance profile
+
+Strata = Sequence[np.ndarray]
 
 
 def over_seeds(evaluations: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -29,7 +44,7 @@ def t_interval(summary: pd.DataFrame) -> pd.DataFrame:
     quantile pays for the deviation being estimated.
     """
     # This is `scipy.stats.t.ppf`, without the wait for importing `scipy.stats`.
-    quantile = stdtrit(np.maximum(summary["n"] - 1, 1), 0.975)
+    quantile = stdtrit(np.maximum(summary["n"] - 1, 1), (1 + LEVEL) / 2)
     half = quantile * summary["std"] / np.sqrt(summary["n"])
     low, high = ((summary["mean"] + sign * half).clip(0.0, 1.0) for sign in (-1, 1))
     return summary.assign(low=low, high=high)
@@ -42,3 +57,106 @@ def dense_rank(values: pd.DataFrame) -> pd.DataFrame:
     is "second-best" (Table 1, Section 5.2).
     """
     return values.rank(method="dense", ascending=False)
+
+
+# --------------------------------------------------------------------------- differences of means
+
+
+def welch_half_width(weights: np.ndarray, std: np.ndarray, n: np.ndarray) -> float:
+    r"""Half width of the 95 % interval of $\sum_i w_i \bar x_i$, where the $\bar x_i$ are means of ``n`` seeds each.
+
+    $t_\nu \sqrt{\sum_i v_i}$ with $v_i = w_i^2 s_i^2 / n_i$ and $\nu = (\sum v_i)^2 / \sum v_i^2 / (n_i - 1)$ (Welch
+    1947). Weights (1, -1) give Welch's t-test of two means; 1/T and -1/T over T tasks, that of two averages. Arguments
+    have one shape. 0 where no seed differs from another; NaN where a deviation is unknown, as that of one seed is.
+    """
+    variance = weights**2 * std**2 / n
+    total = variance.sum()
+    if total == 0:
+        return 0.0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        freedom = total**2 / (variance**2 / (n - 1)).sum()
+    return float(stdtrit(freedom, (1 + LEVEL) / 2) * np.sqrt(total))
+
+
+def at_least_sampling_std(std: np.ndarray, mean: np.ndarray, n: np.ndarray, episodes: np.ndarray) -> np.ndarray:
+    """``std`` of seeds' rates, but not less than counting successes alone makes it: $\\sqrt{p (1 - p) / E}$.
+
+    Five seeds with 100 of 100 successes have no deviation, and yet the next episode may fail. $p$ is the pooled rate
+    with one success and one failure added (Laplace), so that it is neither 0 nor 1. Arguments have one shape; E =
+    ``episodes`` of one evaluation.
+    """
+    pooled = n * episodes
+    p = (mean * pooled + 1) / (pooled + 2)
+    return np.maximum(std, np.sqrt(p * (1 - p) / episodes))
+
+
+# --------------------------------------------------------------------------- aggregates over tasks
+
+
+def task_mean(*strata: np.ndarray, axis: int = -1) -> np.ndarray:
+    """The mean over tasks of each task's mean over seeds: the paper's average."""
+    return np.mean([stratum.mean(axis=axis) for stratum in strata], axis=0)
+
+
+def interquartile_mean(*strata: np.ndarray, axis: int = -1) -> np.ndarray:
+    """The mean of the middle half of all tasks' scores together: of 4 m scores, without the m lowest and m highest."""
+    from scipy import stats
+
+    return np.asarray(stats.trim_mean(np.concatenate(strata, axis=axis), 0.25, axis=axis))
+
+
+def performance_profile(*strata: np.ndarray, axis: int = -1) -> np.ndarray:
+    """The share of all tasks' scores above each of :data:`THRESHOLDS`; a first axis of that length."""
+    pooled = np.concatenate(strata, axis=axis)
+    return np.stack([(pooled > threshold).mean(axis=axis) for threshold in THRESHOLDS])
+
+
+def probability_of_improvement(*strata: np.ndarray, axis: int = -1) -> np.ndarray:
+    """How likely a run of method X scores higher than one of Y on the same task, a tie counting half; mean over tasks.
+
+    ``strata`` are X's tasks, then Y's, in the same order: $P(X > Y)$ on a task is Mann and Whitney's U / (n_x n_y).
+    """
+    half = len(strata) // 2
+    chances = []
+    for x, y in zip(strata[:half], strata[half:], strict=True):
+        x, y = np.moveaxis(x, axis, -1)[..., :, None], np.moveaxis(y, axis, -1)[..., None, :]
+        chances.append(((x > y) + 0.5 * (x == y)).mean(axis=(-2, -1)))
+    return np.mean(chances, axis=0)
+
+
+def stratified_bootstrap(statistic: Callable[..., np.ndarray], strata: Strata) -> tuple[np.ndarray, np.ndarray]:
+    """95 % percentile interval of ``statistic(*strata)``, low and high, resampling seeds within each task.
+
+    NaN where a task has one seed: there is nothing to resample, and leaving its spread out would flatter the interval.
+    """
+    if min(map(len, strata)) < 2:
+        unknown = np.full_like(statistic(*strata), np.nan)
+        return unknown, unknown
+    from scipy import stats
+
+    interval = stats.bootstrap(
+        strata,
+        statistic,
+        n_resamples=RESAMPLES,
+        confidence_level=LEVEL,
+        method="percentile",
+        vectorized=True,
+        axis=-1,
+        rng=np.random.default_rng(SEED),
+    ).confidence_interval
+    return np.asarray(interval.low), np.asarray(interval.high)
+
+
+# --------------------------------------------------------------------------- the online phase of one run
+
+
+def online_regret(steps: np.ndarray, rates: np.ndarray) -> float:
+    """How far below certain success a run was on average over its online phase: 0 is never, 1 always failing.
+
+    ``steps`` [T] are those of the evaluations, from the end of the offline phase to the end of the online one, and
+    ``rates`` [T] their success rates, joined by lines: the area between the curve and 1, divided by the phase's
+    length. This is the cumulative regret of Nakamoto et al. 2023 (Cal-QL, arXiv 2303.05479; CORL reports it too, arXiv
+    2210.07105) per step, with a success rate of 1 for the unknown optimum. Unlike the last evaluation it shows what
+    learning cost.
+    """
+    return float(np.trapezoid(1.0 - rates, steps) / (steps[-1] - steps[0]))

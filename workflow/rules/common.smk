@@ -39,6 +39,14 @@ TARGETS = [
     for name in SETTINGS.experiments
     for suffix in SUFFIXES[CATALOGUE.experiments[name].kind]
 ] + [f"{RESULTS}/metrics.csv"]
+# What the results amount to, and every Markdown file as a page of the report.
+FINDINGS = ["statistics", "verdict", "provenance"]
+TABLES = [
+    key for key in SETTINGS.experiments if CATALOGUE.experiments[key].kind == "table"
+]
+PAGES = [*FINDINGS, "summary", *TABLES]
+TARGETS += [f"{RESULTS}/{name}.csv" for name in FINDINGS]
+TARGETS += [f"{RESULTS}/{name}.{kind}" for name in PAGES for kind in ("md", "html")]
 # Tasks that differ only in their goal share a dataset: any one of them can prepare it.
 DATASETS = {
     str(manifest_path(CATALOGUE.tasks[key].spec, SETTINGS.data, DATA)): key

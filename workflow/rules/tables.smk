@@ -2,7 +2,6 @@ localrules:
     runs,
     collect,
     table,
-    report,
 
 
 rule runs:
@@ -82,19 +81,3 @@ rule table:
     shell:
         "python -m dfp table {wildcards.number} --results-dir {params.results:q}"
         " 2>&1 | tee {log:q}"
-
-
-rule report:
-    input:
-        TARGETS,
-        config=rules.runs.output.config,
-    output:
-        f"{RESULTS}/report.html",
-    log:
-        f"{RESULTS}/logs/report.log",
-    conda:
-        ENVIRONMENT
-    # The workflow's own report, by a second Snakemake that looks at the jobs of this one.
-    shell:
-        'python -m snakemake --snakefile "$WORKFLOW" --configfile {input.config:q}'
-        " --nolock --cores 1 --report {output:q} -- tables_and_figures > {log:q} 2>&1"

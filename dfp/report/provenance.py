@@ -1,0 +1,124 @@
+"""Where the results come from: ``provenance.csv``, a row per finished run, and ``provenance.md``, what they share.
+
+Everything is read from the manifests that the runs wrote themselves.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dfp.files import write_atomically
+from dfp.report.collect import read_runs
+from dfp.report.protocol import manifests, scale, spent_seconds
+from dfp.spec import ConfigError, canonical_json
+
+COLUMNS = (
+    "run", "stage", "task", "method", "seed", "digest", "git_commit", "device", "versions", "data", "attempts", "hours",
+    "finished", "scale",
+)  # fmt: skip
+
+
+def write_provenance(results_dir: Path, partial: bool = False) -> list[Path]:
+    """Write ``provenance.csv`` and ``provenance.md`` below ``results_dir`` and return their paths.
+
+    An unfinished run has no manifest; without ``partial`` one that is listed is an error. Raises
+    :class:`~dfp.spec.ConfigError` as :func:`~dfp.report.protocol.read_manifest` does.
+    """
+    runs = read_runs(results_dir)
+    frame = provenance(results_dir, runs)
+    absent = [folder for folder in folders(runs) if folder not in set(frame.run)]
+    if absent and not partial:
+        raise ConfigError(f"{results_dir / absent[0] / 'metrics.csv'}: no such file")
+    contents = {"csv": frame.to_csv(index=False), "md": markdown(frame, len(absent))}
+    return [write_atomically(results_dir / f"provenance.{kind}", content) for kind, content in contents.items()]
+
+
+def folders(runs: pd.DataFrame) -> list[str]:
+    """Every run folder of the run table, pretrainings before what starts from them."""
+    return list(dict.fromkeys([*runs.pretrained, *runs.run]))
+
+
+def provenance(results_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per finished run, in the columns of :data:`COLUMNS`; ``hours`` are those of all its attempts."""
+    known = manifests(results_dir, pd.Series(folders(runs), dtype="str"))
+    return pd.DataFrame([_row(folder, manifest) for folder, manifest in known.items()], columns=pd.Index(COLUMNS))
+
+
+def _row(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
+    spec = manifest["spec"]
+    return {
+        "run": folder,
+        "stage": spec["stage"],
+        "task": spec["task"]["key"],
+        "method": folder.split("/")[2],
+        "seed": spec["seed"],
+        "digest": manifest["digest"],
+        "git_commit": manifest["git_commit"] or "unknown",
+        "device": manifest["device"],
+        "versions": canonical_json(manifest["versions"]),
+        "data": canonical_json({key: value for key, value in spec["data"].items() if value is not None}),
+        "attempts": manifest["attempts"],
+        "hours": round(spent_seconds(manifest) / 3600, 4),
+        "finished": manifest["finished"],
+        "scale": scale(spec, online=spec["stage"] == "finetune") or "paper",
+    }
+
+
+# --------------------------------------------------------------------------- for reading
+
+
+def markdown(frame: pd.DataFrame, absent: int) -> str:
+    """What the runs share and where they differ, then a line per run."""
+    lines = ["# Provenance", "", "From the `manifest.json` that every run wrote when it finished.", ""]
+    unfinished = f"; {absent} more listed and not finished" if absent else ""
+    lines += [f"{len(frame)} finished runs{unfinished}."]
+    if frame.empty:
+        return "\n".join(lines) + "\n"
+    lines += ["", *_warnings(frame), "| What | Value | Runs |", "| :-- | :-- | --: |"]
+    for column, title in SHARED.items():
+        lines += [f"| {title} | {value} | {count} |" for value, count in frame[column].value_counts().items()]
+    for package, found in sorted(_versions(frame).items()):
+        lines += [f"| {package} | {version} | {count} |" for version, count in found.items()]
+    lines += ["", "## Runs", "", "| Run | Spec digest | Device | Attempts | Hours | Finished |"]
+    lines += ["| :-- | :-- | :-- | --: | --: | :-- |"]
+    for row in frame.to_dict("records"):
+        digest = row["digest"][:12]
+        cells = (row["run"], f"`{digest}`", row["device"], row["attempts"], f"{row['hours']:.2f}", row["finished"])
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+    lines += ["", "A spec is every number that a run depends on; `python -m dfp show results/...` prints that of a run."]
+    return "\n".join(lines) + "\n"
+
+
+SHARED = {
+    "stage": "Stage", "seed": "Seed", "device": "Device", "git_commit": "Code, git commit", "data": "Data",
+    "scale": "Scale",
+}  # fmt: skip
+
+
+def _versions(frame: pd.DataFrame) -> dict[str, dict[str, int]]:
+    """Per package, each version and how many runs had it."""
+
+
+    table = pd.DataFrame([json.loads(text) for text in frame.versions]).fillna("not recorded")
+    return {str(package): table[package].value_counts().to_dict() for package in table}
+
+
+def _warnings(frame: pd.DataFrame) -> list[str]:
+    """What a reader must know before trusting a comparison between these runs."""
+    lines = []
+    if frame.git_commit.str.endswith("-dirty").any():
+        dirty = int(frame.git_commit.str.endswith("-dirty").sum())
+        lines.append(f"- **{dirty} runs had uncommitted changes** (`-dirty`): their commit does not say what ran.")
+    for column, what in {"git_commit": "versions of the code", "device": "kinds of device"}.items():
+        if frame[column].nunique() > 1:
+            lines.append(f"- **{frame[column].nunique()} {what}** among the runs.")
+    mixed = [package for package, found in _versions(frame).items() if len(found) > 1]
+    if mixed:
+        lines.append(f"- **Several versions** of {', '.join(mixed)}.")
+    if (frame.scale != "paper").any():
+        lines.append(f"- **{(frame.scale != 'paper').sum()} runs are not at the paper's scale**: not a reproduction.")
+    return [*lines, ""] if lines else []

@@ -1,0 +1,115 @@
+# What the results amount to. Everything here reads run folders, none of it trains.
+localrules:
+    statistics,
+    verdict,
+    provenance,
+    summary,
+    page,
+    report,
+
+
+FINISHED = metrics_of(*SETTINGS.experiments)
+COST = [f"{RESULTS}/cost.csv"] if "table9" in SETTINGS.experiments else []
+
+
+rule statistics:
+    input:
+        FINISHED,
+        runs=rules.runs.output.table,
+    output:
+        csv=report(
+            f"{RESULTS}/statistics.csv",
+            category="Statistics",
+            labels={"content": "every number"},
+            caption="../report/statistics.rst",
+        ),
+        markdown=f"{RESULTS}/statistics.md",
+    log:
+        f"{RESULTS}/logs/statistics.log",
+    conda:
+        ENVIRONMENT
+    params:
+        results=folder_of("csv"),
+    shell:
+        "python -m dfp {rule} --results-dir {params.results:q} 2>&1 | tee {log:q}"
+
+
+use rule statistics as verdict with:
+    input:
+        FINISHED,
+        *COST,
+        runs=rules.runs.output.table,
+    output:
+        csv=report(
+            f"{RESULTS}/verdict.csv",
+            category="Verdict",
+            labels={"content": "every number"},
+            caption="../report/verdict.rst",
+        ),
+        markdown=f"{RESULTS}/verdict.md",
+    log:
+        f"{RESULTS}/logs/verdict.log",
+
+
+use rule statistics as provenance with:
+    output:
+        csv=report(
+            f"{RESULTS}/provenance.csv",
+            category="Provenance",
+            labels={"content": "every run"},
+            caption="../report/provenance.rst",
+        ),
+        markdown=f"{RESULTS}/provenance.md",
+    log:
+        f"{RESULTS}/logs/provenance.log",
+
+
+use rule verdict as summary with:
+    output:
+        markdown=f"{RESULTS}/summary.md",
+    log:
+        f"{RESULTS}/logs/summary.log",
+    params:
+        results=folder_of("markdown"),
+
+
+rule page:
+    input:
+        markdown=f"{RESULTS}/{{name}}.md",
+    output:
+        html=report(
+            f"{RESULTS}/{{name}}.html",
+            category=lambda wildcards: (
+                "Tables" if wildcards.name in TABLES else wildcards.name.capitalize()
+            ),
+            labels=lambda wildcards: (
+                {"table": wildcards.name.removeprefix("table"), "format": "page"}
+                if wildcards.name in TABLES
+                else {"content": "page"}
+            ),
+            caption="../report/page.rst",
+        ),
+    log:
+        f"{RESULTS}/logs/page/{{name}}.log",
+    wildcard_constraints:
+        name="|".join(PAGES),
+    conda:
+        ENVIRONMENT
+    shell:
+        "python -m dfp page {input.markdown:q} --to {output.html:q} > {log:q} 2>&1"
+
+
+rule report:
+    input:
+        TARGETS,
+        config=rules.runs.output.config,
+    output:
+        f"{RESULTS}/report.html",
+    log:
+        f"{RESULTS}/logs/report.log",
+    conda:
+        ENVIRONMENT
+    # The workflow's own report, by a second Snakemake that looks at the jobs of this one.
+    shell:
+        'python -m snakemake --snakefile "$WORKFLOW" --configfile {input.config:q}'
+        " --nolock --cores 1 --report {output:q} -- tables_and_figures > {log:q} 2>&1"

@@ -257,10 +257,10 @@ class ExperimentEntry(Closed):
     stage: Stage = Field(
         default="finetune", description="`finetune`: both phases, the configuration's tasks; `offline`: Table 7's."
     )
-    made_from: Literal["runs", "every run", "cost", "environments"] = Field(
+    made_from: Literal["runs", "every run", "cost", "environments", "equations"] = Field(
         default="runs",
         description="`runs`: its own cells; `every run` of the configuration; the times that the rule `cost` measures; "
-        "the tasks' `environments`.",
+        "the tasks' `environments`; the `equations` alone.",
     )
     methods: list[str] = Field(description="Method keys, variants among them, in the order of the rows.")
     tasks: list[str] = Field(default=["*"], description="Patterns over the configuration's tasks.")
@@ -282,6 +282,9 @@ class Config(Closed):
     tasks: list[str] = Field(description="Task keys, from `tasks.yaml`.")
     seeds: list[NonNegativeInt] = Field(description="One run per seed and cell.")
     offline: OfflineTable | None = Field(default=None, description="For experiments of stage `offline`.")
+    published_curves: bool = Field(
+        default=True, description="Whether Figure 1 also draws the curves that others published (`config/published/`)."
+    )
     data: DataSpec
     network: NetworkSpec
     training: TrainingSpec

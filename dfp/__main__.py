@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from dfp.commands import bench, data, results, training
+from dfp.commands import bench, data, results, studies, training
 
 UNFINISHED = 75  # EX_TEMPFAIL: everything is saved, the same command continues
 
@@ -18,7 +18,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (data, training, results, bench):
+for group in (data, training, results, studies, bench):
     app.add_typer(group.app)
 
 

@@ -264,10 +264,11 @@ class ExperimentEntry(Closed):
     stage: Stage = Field(
         default="finetune", description="`finetune`: both phases, the configuration's tasks; `offline`: Table 7's."
     )
-    made_from: Literal["runs", "specs", "every run", "cost", "environments"] = Field(
+    made_from: Literal["runs", "specs", "every run", "cost", "environments", "equations"] = Field(
         default="runs",
         description="`runs`: the metrics of its own cells; `specs`: the settings in their manifests; all manifests of "
-        "`every run` of the configuration; the times that the rule `cost` measures; the tasks' `environments`.",
+        "`every run` of the configuration; the times that the rule `cost` measures; the tasks' `environments`; the "
+        "`equations` alone.",
     )
     methods: list[str] = Field(description="Method keys, variants among them, in the order of the rows.")
     tasks: list[str] = Field(default=["*"], description="Patterns over the configuration's tasks.")
@@ -299,6 +300,9 @@ class Config(Closed):
     tasks: list[str] = Field(description="Task keys, from `tasks.yaml`.")
     seeds: list[NonNegativeInt] = Field(description="One run per seed and cell.")
     offline: OfflineTable | None = Field(default=None, description="For experiments of stage `offline`.")
+    published_curves: bool = Field(
+        default=True, description="Whether Figure 1 also draws the curves that others published (`config/published/`)."
+    )
     data: DataSpec
     network: NetworkSpec
     training: TrainingSpec

@@ -45,9 +45,22 @@ def table(number: int, results_dir: ResultsOption, partial: PartialOption = Fals
 
 
 @app.command()
-def figure(number: int, results_dir: ResultsOption, partial: PartialOption = False) -> None:
-    """Draw a figure of the paper as PNG and PDF."""
-    from dfp.report.figures import write_figure
+def figure(
+    number: int,
+    results_dir: ResultsOption,
+    partial: PartialOption = False,
+    published: Annotated[
+        bool, typer.Option("--published/--no-published", help="Figure 1: the curves that others published, too.")
+    ] = True,
+) -> None:
+    """Draw a figure of the paper as PNG and PDF, with its numbers as CSV."""
+    from dfp.report.collect import experiment_runs
+    from dfp.report.figures import BOTH_PHASES, write_figure
+    from dfp.report.published import published_curves
 
-    for path in write_figure(number, results_dir, partial):
+    for path in write_figure(number, results_dir, partial, published):
         typer.echo(path)
+    if published and number in BOTH_PHASES:
+        _, reason = published_curves(experiment_runs(results_dir, f"figure{number}"))
+        if reason:
+            typer.echo(reason, err=True)

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from dfp.files import write_atomically
+from dfp.report.drawing import STYLE, csv_text, write_drawing
 from dfp.spec import ConfigError
 
 FOLDER = "gallery"  # below the results
@@ -19,10 +21,10 @@ HEADER: tuple[str, ...] = ("task", "title", "environment", "seed", "picture")
 COLUMNS = 4
 
 
-def gallery(results_dir: Path, style: dict) -> tuple[pd.DataFrame, Figure]:
-    """The list of the pictures, a row per task in its order, and all of them in a grid.
+def write_gallery(results_dir: Path) -> list[Path]:
+    """Write ``figure2.png``, ``.pdf`` and, with a row per task, ``.csv`` below ``results_dir`` and return their paths.
 
-    Raises :class:`ConfigError` where the list or a picture is missing.
+    No run has a part in it. Raises :class:`ConfigError` where the list of the pictures or a picture is missing.
     """
     folder = results_dir / FOLDER
     try:
@@ -30,14 +32,16 @@ def gallery(results_dir: Path, style: dict) -> tuple[pd.DataFrame, Figure]:
         pictures = [matplotlib.image.imread(folder / name) for name in tasks.picture]
     except FileNotFoundError as error:
         raise ConfigError(f"{error.filename}: no such file; run `python -m dfp gallery --config <file>`") from None
-    return tasks, draw(list(tasks.title), pictures, style)
+    stem = results_dir / "figure2"
+    drawing = write_drawing(stem, draw(list(tasks.title), pictures))
+    return [*drawing, write_atomically(stem.with_suffix(".csv"), csv_text(tasks))]
 
 
-def draw(titles: list[str], pictures: list[np.ndarray], style: dict) -> Figure:
+def draw(titles: list[str], pictures: list[np.ndarray]) -> Figure:
     """Pictures ``[height, width, 3 or 4]`` in rows of :data:`COLUMNS`, each under its title."""
     columns = min(COLUMNS, len(pictures))
     rows = ceil(len(pictures) / columns)
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(2.4 * columns, 2.65 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, title, picture in zip(grid, titles, pictures, strict=False):

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from dfp.files import write_atomically
-from dfp.report.figures import STYLE
+from dfp.report.drawing import STYLE
 
 LABELS = {
     "batch": "batch size",

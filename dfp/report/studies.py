@@ -1,0 +1,280 @@
+"""The figures beyond the paper, each drawn from a CSV file that a command of `dfp/commands/studies.py` computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import ceil
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+from scipy.special import stdtrit
+
+from dfp.report.drawing import OFFLINE, STYLE, pens, write_drawing
+from dfp.spec import ConfigError
+
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "0.45"
+PHASES = {"offline": "end of offline", "online": "end of online"}
+
+
+def write_study(name: str, results_dir: Path) -> list[Path]:
+    """Draw ``<name>.png`` and ``.pdf`` from ``<name>.csv`` below ``results_dir`` and return their paths.
+
+    Raises :class:`ConfigError` where the name is none of :data:`STUDIES` or the CSV file isn't there, or isn't one.
+    """
+    if name not in STUDIES:
+        raise ConfigError(f"study '{name}': not one of the studies made here: {', '.join(STUDIES)}")
+    source, draw = STUDIES[name]
+    path = results_dir / source
+    try:
+        frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+        figure = draw(frame)
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; `python -m dfp {_command(name)}` computes it") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, AttributeError, KeyError) as error:
+        raise ConfigError(f"{path}: not the numbers of '{name}': {' '.join(str(error).split())}") from None
+    return write_drawing(results_dir / name, figure)
+
+
+def _command(name: str) -> str:
+    return name if name == "theory" else f"study {name}"
+
+
+# --------------------------------------------------------------------------- theory
+
+
+def draw_theory(points: pd.DataFrame) -> Figure:
+    """Convergence, bound and dissipation: ``panel, series, x, y`` of :func:`dfp.theory.points`."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(8.4, 6.4), layout="constrained")
+        panels = dict(zip(("decomposition", "candidates", "bound", "flow"), figure.subplots(2, 2).flat, strict=True))
+        parts = {name: points[points.panel == name] for name in panels}
+        _decomposition(panels["decomposition"], parts["decomposition"])
+        _candidates_limit(panels["candidates"], parts["candidates"])
+        _bound(panels["bound"], parts["bound"])
+        _flow(panels["flow"], parts["flow"])
+        for axes in panels.values():
+            axes.tick_params(labelsize=8)
+            axes.legend(frameon=False, fontsize=8)
+            sns.despine(ax=axes)
+    return figure
+
+
+def _series(part: pd.DataFrame, name: str) -> tuple[np.ndarray, np.ndarray]:
+    rows = part[part.series == name]
+    return rows.x.to_numpy(), rows.y.to_numpy()
+
+
+def _title(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, fontsize=9.5)
+    axes.set_xlabel(x, fontsize=9)
+    axes.set_ylabel(y, fontsize=9)
+
+
+def _decomposition(axes: Axes, part: pd.DataFrame) -> None:
+    axes.loglog(*_series(part, "closed form"), "-", color="0.2", label="closed form (normal KDEs)")
+    axes.loglog(*_series(part, "measured"), "o", color=ORANGE, label="Eq. 3 on samples")
+    x, y = _series(part, "closed form")
+    axes.loglog(x, y[-1] * (x / x[-1]) ** 2, ":", color=GREY, label="h² guide")
+    axes.set_xticks(x, [f"{value:g}" for value in x])
+    axes.minorticks_off()
+    _title(axes, "Eq. 14: Q ascent + trust region, as h → 0", "bandwidth h", "|V / h² − right-hand side|")
+
+
+def _candidates_limit(axes: Axes, part: pd.DataFrame) -> None:
+    x, y = _series(part, "measured")
+    axes.loglog(x, y, "o-", color=ORANGE, label="RMS of 256 draws")
+    axes.loglog(x, y[-1] * (x / x[-1]) ** -0.5, ":", color=GREY, label=r"$N^{-1/2}$ guide")
+    axes.set_xticks(x, [f"{value:g}" for value in x])
+    axes.minorticks_off()
+    _title(axes, "Prop. 1 (i): top-K loss → level-set loss, K/N = 1/4", "candidates N", "relative error of the loss")
+
+
+def _bound(axes: Axes, part: pd.DataFrame) -> None:
+    axes.loglog(*_series(part, "bound"), "_", color="0.2", markersize=8, label="bound C TV (C differs by ρ, α)")
+    axes.loglog(*_series(part, "measured"), "o", color=ORANGE, markersize=4, label="measured")
+    _title(axes, "Prop. 1 (ii): bias of the level set, 25 pairs (ρ, α)", "TV(level set, π⁺)", "|difference of losses|")
+
+
+def _flow(axes: Axes, part: pd.DataFrame) -> None:
+    axes.semilogy(*_series(part, "closed form"), "-", color="0.2", label="πθ → π⁺, exact")
+    x, y = _series(part, "measured")
+    axes.semilogy(x[::5], y[::5], "o", color=ORANGE, markersize=4, label="πθ → π⁺, 501 particles")
+    axes.semilogy(*_series(part, "two modes"), "--", color=BLUE, label="one mode → two, 500 particles (KDE)")
+    _title(axes, "Eq. 6: KL along the flow of the field", "flow time t", "KL(q_t ‖ p)")
+
+
+# --------------------------------------------------------------------------- the field
+
+
+def draw_field(frame: pd.DataFrame) -> Figure:
+    """A panel per stage: data, top-K positives, the policy's samples and the field as arrows."""
+    stages = frame.drop_duplicates("stage")
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(6.9, 7.4), layout="constrained")
+        grid = figure.subplots(2, 2, sharex=True, sharey=True).ravel()
+        for axes, (_, stage) in zip(grid, stages.iterrows(), strict=True):
+            _stage(axes, frame[frame.stage == stage.stage])
+            axes.set_title(
+                f"{stage.stage} (update {stage.step:,})\n{_worth(frame[frame.stage == stage.stage])}", fontsize=9
+            )
+        figure.supxlabel("action, first coordinate", fontsize=9)
+        figure.supylabel("action, second coordinate", fontsize=9)
+        handles = {}  # a stage may lack a kind
+        for axes in grid:
+            handles |= {label: handle for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+        figure.legend(
+            handles=list(handles.values()),
+            labels=list(handles),
+            loc="outside upper center",
+            ncols=4,
+            fontsize=8,
+            frameon=False,
+            title="One seed, a toy with one state. Arrows: the field that trains the samples (Eq. 3, h = 0.2)",
+            title_fontsize=8,
+        )
+    return figure
+
+
+def _stage(axes: Axes, part: pd.DataFrame) -> None:
+    kinds = {kind: rows for kind, rows in part.groupby("kind")}
+    for kind, marker, color, size, label in (
+        ("data", "s", "0.72", 9, "data"),
+        ("top-K", "^", BLUE, 14, "top-K of candidates of π_old"),
+        ("sample", "o", ORANGE, 9, "samples of the policy"),
+    ):
+        if kind in kinds:
+            axes.scatter(kinds[kind].x, kinds[kind].y, s=size, marker=marker, color=color, linewidth=0, label=label)
+    arrows = kinds["arrow"]
+    axes.quiver(
+        arrows.x, arrows.y, arrows.dx, arrows.dy, angles="xy", scale_units="xy", scale=8, width=0.003, color="0.15",
+        label="field, at 1/8 of its length",
+    )  # fmt: skip
+    axes.set_xlim(-1.1, 1.1)
+    axes.set_ylim(-1.1, 1.1)
+    axes.set_aspect("equal")
+    axes.tick_params(labelsize=8)
+
+
+def _worth(part: pd.DataFrame) -> str:
+    samples = part[part.kind == "sample"]
+    return f"mean Q {samples.q.mean():.2f}, {(samples.x > 0).mean():.0%} of samples on the better side"
+
+
+# --------------------------------------------------------------------------- mean_shift against joint
+
+
+def draw_normalisation(frame: pd.DataFrame) -> Figure:
+    """A row per task: spread of the candidates, their worth by rank, success over the steps."""
+    lines = pens(frame)
+    tasks = list(frame.groupby("task_title", sort=False))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(9.6, 2.7 * max(len(tasks), 1) + 0.7), layout="constrained")
+        grid = figure.subplots(max(len(tasks), 1), 3, squeeze=False)
+        for row, (title, part) in zip(grid, tasks, strict=False):
+            spread, worth, success = (part[part.quantity == name] for name in ("spread", "q", "success_rate"))
+            _by_phase(row[0], spread, lines)
+            _band(row[1], worth[worth.phase == "online"], lines)
+            _band(row[2], success.assign(value=100 * success.value), lines, cut=False)
+            row[0].set_ylim(bottom=0)
+            row[2].set_ylim(-3, 103)
+            row[2].axvspan(0, _switch(success), color=OFFLINE, linewidth=0, zorder=0)
+            row[2].set_xlim(left=0)
+            row[2].xaxis.set_major_formatter(EngFormatter(sep=""))
+            _title(row[0], f"{title}: spread of the candidates", "", "std per action coordinate")
+            _title(row[1], "worth of the candidates, end of online", "rank", "Q − mean Q of the state's")
+            _title(row[2], "success (offline phase on grey)", "training steps", "success rate (%)")
+        for axes in grid.flat:
+            axes.tick_params(labelsize=8)
+            sns.despine(ax=axes)
+        if tasks:
+            grid[0, 0].legend(frameon=False, fontsize=8)
+        figure.suptitle(_seeds(frame), fontsize=9)
+    return figure
+
+
+def _switch(success: pd.DataFrame) -> float:
+    return float(success[success.phase == "offline"].x.max()) if len(success) else 0.0
+
+
+def _by_phase(axes: Axes, spread: pd.DataFrame, lines: dict) -> None:
+    for method, part in spread.groupby("method", sort=False):
+        mean = part.groupby("phase").value.mean().reindex(list(PHASES))
+        axes.plot([0, 1], mean, **lines[str(method)])
+        axes.plot(part.phase.map(list(PHASES).index), part.value, ".", color=lines[str(method)]["color"], alpha=0.5)
+    axes.set_xticks([0, 1], list(PHASES.values()))
+    axes.set_xlim(-0.3, 1.3)
+
+
+def _band(axes: Axes, part: pd.DataFrame, lines: dict, cut: bool = True) -> None:
+    """Mean over seeds against ``x``, with its 95 % t-interval where there are several."""
+    for method, rows in part.groupby("method", sort=False):
+        summary = _interval(rows).sort_values("x")
+        x = summary.x.astype(float)
+        axes.fill_between(x, summary.low, summary.high, color=lines[str(method)]["color"], alpha=0.2, linewidth=0)
+        axes.plot(x, summary["mean"], clip_on=cut, **lines[str(method)])
+
+
+def _interval(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean of ``value`` over seeds at every ``x``, with its 95 % t-interval; of values without bounds, so not cut."""
+    summary = rows.groupby("x").value.agg(["mean", "std", "count"]).reset_index()
+    half = stdtrit(np.maximum(summary["count"] - 1, 1), 0.975) * summary["std"] / np.sqrt(summary["count"])
+    return summary.assign(low=summary["mean"] - half, high=summary["mean"] + half)
+
+
+def _seeds(frame: pd.DataFrame) -> str:
+    if frame.empty:
+        return "no run has saved a state yet"
+    have = frame.groupby(["task", "method"]).seed.nunique()
+    listed = int(frame.listed.max())
+    done = f"{have.min()}" if have.min() == have.max() else f"{have.min()} to {have.max()}"
+    return f"n = {done} of {listed} seed{'s' if listed > 1 else ''}" + ("" if have.max() > 1 else ", hence no interval")
+
+
+# --------------------------------------------------------------------------- candidates by rank
+
+
+def draw_candidates(frame: pd.DataFrame) -> Figure:
+    """A panel per task: mean Q of the N candidates by rank at the end of the online phase; the K best on grey."""
+    online = frame[frame.phase == "online"]
+    tasks = list(online.groupby("task_title", sort=False))
+    lines = pens(frame)
+    rows = max(ceil(len(tasks) / 3), 1)
+    columns = max(ceil(len(tasks) / rows), 1)
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(max(3.2 * columns, 4.6), 2.6 * rows + 0.9), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False).ravel()
+        for axes in grid[len(tasks) :]:
+            axes.remove()
+        for axes, (title, part) in zip(grid, tasks, strict=False):
+            first = part.iloc[0]
+            axes.axvspan(
+                0.5, first.positives + 0.5, color=OFFLINE, linewidth=0, zorder=0, label=f"K = {first.positives}"
+            )
+            _band(axes, part.assign(x=part["rank"], value=part.q), lines)
+            for method, rows_of in part.groupby("method", sort=False):
+                axes.axhline(
+                    rows_of.q_data.mean(), color=lines[str(method)]["color"], linestyle=":", linewidth=1.2,
+                    label=f"the data's own chunks, {lines[str(method)]['label']}",
+                )  # fmt: skip
+            _title(axes, f"{title} ({first.states} states of the data)", "rank among N candidates of π_old", "mean Q")
+            axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+            axes.set_xlim(0.5, first.candidates + 0.5)
+            axes.tick_params(labelsize=8)
+            axes.legend(frameon=False, fontsize=7.5)
+            sns.despine(ax=axes)
+        figure.suptitle(_seeds(online), fontsize=9)
+    return figure
+
+
+STUDIES: dict[str, tuple[str, Callable[[pd.DataFrame], Figure]]] = {
+    "theory": ("theory_points.csv", draw_theory),
+    "field": ("field.csv", draw_field),
+    "normalisation": ("normalisation.csv", draw_normalisation),
+    "candidates": ("candidates.csv", draw_candidates),
+}

@@ -9,6 +9,7 @@ import sys
 import typer
 
 from dfp.commands import bench, data, results, training
+from dfp.files import is_disk_full
 
 UNFINISHED = 75  # EX_TEMPFAIL: everything is saved, the same command continues
 
@@ -35,6 +36,8 @@ def main() -> None:
 
 
 def _exit_code(error: Exception) -> int | None:
+    if is_disk_full(error):
+        return UNFINISHED
     # By name: importing the classes would load JAX for every command.
     codes = {"ConfigError": 2, "DataError": 2, "CheckpointError": 2, "RunFolderError": 2, "TrainingError": 3}
     return {**codes, "Unfinished": UNFINISHED}.get(type(error).__name__)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from dfp.checkpoint import CheckpointError, Rotation, load, save
-from dfp.run_folder import Lease, RunFolderError
+from dfp.lease import Lease, RunFolderError
 
 STATE = {"a": np.arange(5, dtype=np.float32), "b": (np.int32(3), np.ones((2, 2), np.float32)), "none": None}
 

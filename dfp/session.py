@@ -22,6 +22,7 @@ from dfp.console import Console
 from dfp.files import is_disk_full
 from dfp.flops import gemm_rate
 from dfp.lease import Lease
+from dfp.record import identity, keep, recall
 from dfp.rollout import Evaluator, episode_seed
 from dfp.run_folder import RunFolder
 from dfp.spec import RunSpec, agent_module
@@ -68,9 +69,9 @@ def build_agent(spec: RunSpec) -> ActorCritic:
 class Session:
     """One attempt at a run. Between two looks of :meth:`check` the host knows nothing of the updates."""
 
-    def __init__(self, spec: RunSpec, path: Path, options: Options, total: int) -> None:
-        """``total``: steps of the stage, gradient steps or environment steps."""
-        self.spec, self.options, self.total = spec, options, total
+    def __init__(self, spec: RunSpec, path: Path, options: Options, total: int, start: Path | None = None) -> None:
+        """``total``: steps of the stage, gradient steps or environment steps. ``start``: folder of the pretraining."""
+        self.spec, self.options, self.total, self.start = spec, options, total, start
         self.agent = build_agent(spec)
         self.folder = RunFolder(path, spec)
         self.checkpoints = Rotation(path, spec.digest())
@@ -89,7 +90,7 @@ class Session:
 
     def begin(self) -> bool:
         """False where the run is finished already; else everything is ready for the first update."""
-        if self.folder.finished():
+        if self.folder.finished() or recall(self.folder.path, self.spec, identity(self.start)):
             self.log(f"{self.folder.path}: already finished")
             return False
         refuse_slow_cpu(self.spec, self.options)
@@ -208,6 +209,7 @@ class Session:
         save(self.folder.path / FINAL_STATE, state, self.spec.digest(), {"step": self.total})
         device = jax.devices()[0]
         self.folder.finish(f"{device.platform}: {device.device_kind}")
+        keep(self.folder.path, identity(self.start))
 
     def _write_progress(self, step: int, rate: float) -> None:
         try:

@@ -5,7 +5,8 @@ rule data:
         f"{RESULTS}/logs/data/{{source}}/{{dataset}}.log",
     conda:
         ENVIRONMENT
-    threads: workflow.cores if SETTINGS.data.source == "generate" else 1
+    # Where Snakemake was told no number of cores, jobs are another machine's: the profile may set more there.
+    threads: (workflow.resource_settings.cores or 1) if SETTINGS.data.source == "generate" else 1
     resources:
         mem_mb=lambda wildcards, threads: 1000 + 500 * threads,
         runtime=24 * 60,

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from dfp.commands import bench, data, results, training
+from dfp.commands import bench, data, pack, results, training
 from dfp.files import is_disk_full
 
 UNFINISHED = 75  # EX_TEMPFAIL: everything is saved, the same command continues
@@ -19,7 +19,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (data, training, results, bench):
+for group in (data, training, pack, results, bench):
     app.add_typer(group.app)
 
 

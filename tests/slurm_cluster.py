@@ -22,6 +22,7 @@ from pathlib import Path
 
 FOLDER = Path("/tmp/dfp-slurm")  # of the commands above
 DAEMONS = ("munged", "slurmctld", "slurmd")
+COMMANDS = ("sbatch", "srun", "squeue", "sinfo", "scancel", "scontrol", "sacct", "sacctmgr")
 GPUS = 2
 START_S = 60.0
 
@@ -84,14 +85,15 @@ class Cluster:
     @property
     def environment(self) -> dict[str, str]:
         """What a process must have in its environment to use this cluster."""
-        return {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": _path()}
+        return {"SLURM_CONF": str(self.folder / "slurm.conf"), "PATH": f"{self.folder / 'bin'}:{_path()}"}
 
     def up(self) -> Cluster:
         """Start the daemons; returns when the node takes jobs."""
         self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        for name in ("state", "spool"):
+        for name in ("state", "spool", "bin"):
             (self.folder / name).mkdir(exist_ok=True)
         self._write_configuration()
+        self._write_commands()
         self._run("munged", "--force", *(f"--{name}={self.folder}/munge.{name}" for name in ("socket",)),
                   f"--key-file={self.folder}/munge.key", f"--pid-file={self.folder}/munged.pid",
                   f"--log-file={self.folder}/munged.log", f"--seed-file={self.folder}/munge.seed")  # fmt: skip
@@ -147,6 +149,13 @@ class Cluster:
         )
         (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/gpu[0-{GPUS - 1}]\n")
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # not used; "disabled" is no plugin
+
+    def _write_commands(self) -> None:
+        """The plugin clears SLURM's variables inside a job, SLURM_CONF too, and its srun would look in /etc."""
+        for name in COMMANDS:
+            path = self.folder / "bin" / name
+            path.write_text(f'#!/bin/sh\nSLURM_CONF={self.folder}/slurm.conf exec {shutil.which(name)} "$@"\n')
+            path.chmod(0o755)
 
     def _run(self, *command: str) -> None:
         done = subprocess.run(command, env=os.environ | self.environment, capture_output=True, text=True, timeout=30)

@@ -8,8 +8,9 @@ rule data:
     # Where Snakemake was told no number of cores, jobs are another machine's: the profile may set more there.
     threads: (workflow.resource_settings.cores or 1) if SETTINGS.data.source == "generate" else 1
     resources:
-        mem_mb=lambda wildcards, threads: 1000 + 500 * threads,
-        runtime=24 * 60,
+        mem_mb=lambda wildcards, threads: NEEDS["data"]["memory"]
+        + NEEDS["data"]["memory_per_core"] * threads,
+        runtime=NEEDS["data"]["minutes"],
     params:
         task=lambda wildcards, output: known(DATASETS, output.manifest, "dataset"),
         data=canonical_json(SETTINGS.data.model_dump(mode="json")),

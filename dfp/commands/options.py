@@ -25,7 +25,12 @@ SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed.")]
 ConfigOrNone = Annotated[Path | None, typer.Option("--config", help="Configuration, with --task, --method, --seed.")]
 RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Default: the run's place in the results.")]
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Default: the configuration's.")]
-CheckpointOption = Annotated[float, typer.Option("--checkpoint-minutes", min=0.0, help="Minutes between checkpoints.")]
+CheckpointOption = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint-minutes", min=0.0, envvar="DFP_CHECKPOINT_MINUTES", help="Minutes between checkpoints."
+    ),
+]
 TimeLimitOption = Annotated[
     float | None, typer.Option("--time-limit", min=0.0, help="Minutes after which to save and exit with code 75.")
 ]

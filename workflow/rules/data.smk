@@ -5,8 +5,8 @@ rule data:
         f"{RESULTS}/logs/data/{{source}}/{{dataset}}.log",
     conda:
         ENVIRONMENT
-    # Where Snakemake was told no number of cores, jobs are another machine's: the profile may set more there.
-    threads: (workflow.resource_settings.cores or 1) if SETTINGS.data.source == "generate" else 1
+    # A number, not "all cores": in a SLURM job that would be the node's, and more than the job was given.
+    threads: 8 if SETTINGS.data.source == "generate" else 1
     resources:
         mem_mb=lambda wildcards, threads: NEEDS["data"]["memory"]
         + NEEDS["data"]["memory_per_core"] * threads,

@@ -41,7 +41,9 @@ def parse_members(text: str) -> list[Member]:
         members = [(entry["spec"], Path(entry["run_dir"]), entry["pretrained"]) for entry in entries]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ConfigError(f"--runs: not a list of spec, run_dir and pretrained: {error!r}") from None
-    found = [Member(validate(RunSpec, spec, "--runs"), folder, start and Path(start)) for spec, folder, start in members]
+    found = [
+        Member(validate(RunSpec, spec, "--runs"), folder, start and Path(start)) for spec, folder, start in members
+    ]
     if len({member.folder for member in found}) != len(found):
         raise ConfigError("--runs: two runs have one folder")
     return found
@@ -88,7 +90,12 @@ def exit_code(codes: list[int]) -> int:
 
 def _start(member: Member, options: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "dfp", member.spec.stage, "--spec", member.spec.canonical()]
-    command += ["--run-dir", str(member.folder), *(["--pretrained", str(member.start)] if member.start else []), *options]
+    command += [
+        "--run-dir",
+        str(member.folder),
+        *(["--pretrained", str(member.start)] if member.start else []),
+        *options,
+    ]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 

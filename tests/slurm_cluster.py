@@ -99,7 +99,9 @@ class Cluster:
                   f"--log-file={self.folder}/munged.log", f"--seed-file={self.folder}/munge.seed")  # fmt: skip
         self.start_controller()
         self._run("slurmd", "-f", str(self.folder / "slurm.conf"), "-N", _host())
-        self._wait("node", lambda: self.call("sinfo", "-h", "-p", "main", "-o", "%T").split()[:1] == ["idle"], resume=True)
+        self._wait(
+            "node", lambda: self.call("sinfo", "-h", "-p", "main", "-o", "%T").split()[:1] == ["idle"], resume=True
+        )
         return self
 
     def start_controller(self) -> None:
@@ -143,8 +145,13 @@ class Cluster:
                 os.mknod(device, 0o666 | stat.S_IFCHR, os.makedev(1, 3))  # another /dev/null
         (self.folder / "slurm.conf").write_text(
             CONF.format(
-                folder=self.folder, host=_host(), controller=controller, node=node, gpus=GPUS,
-                cpus=self._cpus, memory=self._memory,
+                folder=self.folder,
+                host=_host(),
+                controller=controller,
+                node=node,
+                gpus=GPUS,
+                cpus=self._cpus,
+                memory=self._memory,
             )  # fmt: skip
         )
         (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/gpu[0-{GPUS - 1}]\n")

@@ -27,9 +27,7 @@ RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Default: t
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Default: the configuration's.")]
 CheckpointOption = Annotated[
     float,
-    typer.Option(
-        "--checkpoint-minutes", min=0.0, envvar="DFP_CHECKPOINT_MINUTES", help="Minutes between checkpoints."
-    ),
+    typer.Option("--checkpoint-minutes", min=0.0, envvar="DFP_CHECKPOINT_MINUTES", help="Minutes between checkpoints."),
 ]
 TimeLimitOption = Annotated[
     float | None, typer.Option("--time-limit", min=0.0, help="Minutes after which to save and exit with code 75.")

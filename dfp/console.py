@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+from dfp.files import is_disk_full
 
 LINE_S = 30.0  # seconds between progress lines
 BAR_S = 0.5
@@ -45,12 +49,14 @@ class Console:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
-        self._file.close()
+        with _unless_full():
+            self._file.close()
 
     def line(self, text: str) -> None:
         """One line, with a time stamp."""
         stamped = f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {text}"
-        print(stamped, file=self._file, flush=True)
+        with _unless_full():
+            print(stamped, file=self._file, flush=True)
         if self._bar is not None:
             self._bar.console.print(text, highlight=False)
         else:
@@ -75,8 +81,19 @@ class Console:
         if self._bar is None:
             self.line(text)
         else:
-            print(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {text}", file=self._file, flush=True)
+            with _unless_full():
+                print(f"{datetime.datetime.now():%Y-%m-%d %H:%M:%S} {text}", file=self._file, flush=True)
         return rate
+
+
+@contextlib.contextmanager
+def _unless_full() -> Iterator[None]:
+    """A log that cannot be written is no reason to stop training."""
+    try:
+        yield
+    except OSError as error:
+        if not is_disk_full(error):
+            raise
 
 
 def print_cases(lines: list[dict[str, Any]]) -> None:

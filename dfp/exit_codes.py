@@ -1,5 +1,7 @@
 """The exit codes of ``python -m dfp``, in one place: what they are, which error gives which, what they mean."""
 
+from dfp.files import is_disk_full
+
 DONE = 0
 CRASHED = 1  # Python's own, after a traceback
 BAD_INPUT = 2
@@ -15,7 +17,7 @@ MEANING: dict[int, str] = {
     BAD_INPUT: "bad input: configuration, data, checkpoint or folder; the message names it",
     STOPPED: "training had to stop: a loss was not finite, or there was no GPU",
     FAILED_CHECK: "a check failed",
-    UNFINISHED: "the deadline came first: everything is saved, the same command continues",
+    UNFINISHED: "the deadline came, another job asked for the run, or the disk was full: the same command continues",
     INTERRUPTED: "interrupted from the keyboard: the same command continues from the last checkpoint",
     KILLED: "killed: out of memory, cancelled, preempted, past the time limit, or the node failed",
 }
@@ -33,5 +35,7 @@ _OF_ERROR = {
 
 
 def exit_code(error: BaseException) -> int | None:
-    """The code of an error that is one of ours; none for any other."""
+    """The code of an error that is one of ours, or a full disk; none for any other."""
+    if is_disk_full(error):
+        return UNFINISHED
     return _OF_ERROR.get(type(error).__name__)

@@ -1,5 +1,6 @@
-"""Writing a file whole or not at all."""
+"""Writing a file whole or not at all, and what a full disk is."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -16,3 +17,8 @@ def write_atomically(path: Path, content: str | bytes) -> Path:
     finally:
         temporary.unlink(missing_ok=True)
     return path
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a write failed for want of space or quota: somebody may make room, so that trying again can help."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -81,7 +81,7 @@ class OnlineLoop:
         if self.session.checkpoint_is_due():
             self._update()  # the last steps' updates may still wait for the device
             self._check()
-            self.session.save(self.step, self.state, episodes=self.episodes, records=self.rows.flush())
+            self.session.save(self.step, self.state, lambda: {"episodes": self.episodes, "records": self.rows.flush()})
         observation = self.environment.reset(episode_seed(self.spec.seed, "environment", self.episodes))
         done, chunks = False, 0
         while not done and self.step < self.online.steps:

@@ -4,6 +4,7 @@ A checkpoint records how many records it covers; a restart cuts the file there. 
 ``[observation, action, reward, mask, kind]``. The observation after an episode's last step is a record of its own.
 """
 
+import errno
 import os
 from pathlib import Path
 
@@ -37,12 +38,17 @@ class OnlineRows:
             self._pending.append(np.concatenate([final, rest, [FINAL_OBSERVATION]]).astype(np.float32))
 
     def flush(self) -> int:
-        """Write what was added, durably; the number of records in the file."""
+        """Write what was added, durably; the number of records in the file. Where it fails the file stays as it was."""
         if self._pending:
-            with self._path.open("ab") as file:
-                file.write(np.stack(self._pending).tobytes())
-                file.flush()
-                os.fsync(file.fileno())
+            try:
+                with self._path.open("ab", buffering=0) as file:
+                    if file.write(content := np.stack(self._pending).tobytes()) < len(content):
+                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
+                    os.fsync(file.fileno())
+            except OSError:
+                if self._path.exists():  # a part of a record would shift all that follow it
+                    os.truncate(self._path, self._records * self._width * 4)
+                raise
             self._records += len(self._pending)
             self._pending.clear()
         return self._records

@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ import numpy as np
 from dfp.agents.actor_critic import ActorCritic, AgentState
 from dfp.checkpoint import Rotation, save
 from dfp.console import Console
+from dfp.files import is_disk_full
 from dfp.flops import gemm_rate
 from dfp.lease import Lease
+from dfp.record import identity, keep, recall
 from dfp.rollout import Evaluator, episode_seed
 from dfp.run_folder import RunFolder
 from dfp.spec import RunSpec, agent_module
@@ -28,6 +31,7 @@ from dfp.updates import Diagnostics, act, no_diagnostics, parameters_are_finite,
 FINAL_STATE = "agent.npz"
 ONLINE_ROWS = "online_rows.bin"
 MAX_CPU_HOURS = 12.0
+FULL_DISK_S = 60.0  # until a write that found no space is tried again
 CPU_RATIO = 1.6  # time of an update over its matrix products alone on a CPU, from `python -m dfp bench`
 
 
@@ -65,9 +69,9 @@ def build_agent(spec: RunSpec) -> ActorCritic:
 class Session:
     """One attempt at a run. Between two looks of :meth:`check` the host knows nothing of the updates."""
 
-    def __init__(self, spec: RunSpec, path: Path, options: Options, total: int) -> None:
-        """``total``: steps of the stage, gradient steps or environment steps."""
-        self.spec, self.options, self.total = spec, options, total
+    def __init__(self, spec: RunSpec, path: Path, options: Options, total: int, start: Path | None = None) -> None:
+        """``total``: steps of the stage, gradient steps or environment steps. ``start``: folder of the pretraining."""
+        self.spec, self.options, self.total, self.start = spec, options, total, start
         self.agent = build_agent(spec)
         self.folder = RunFolder(path, spec)
         self.checkpoints = Rotation(path, spec.digest())
@@ -92,7 +96,7 @@ class Session:
 
     def begin(self) -> bool:
         """False where the run is finished already; else everything is ready for the first update."""
-        if self.folder.finished():
+        if self.folder.finished() or recall(self.folder.path, self.spec, identity(self.start)):
             self.log(f"{self.folder.path}: already finished")
             return False
         self._restored = self._newest_checkpoint()
@@ -129,21 +133,32 @@ class Session:
         return found
 
     def late(self) -> bool:
-        """Whether the deadline has come."""
-        return self.options.deadline is not None and time.time() >= self.options.deadline
+        """Whether the deadline has come, or another job asks for the run."""
+        return self._lease.asked or (self.options.deadline is not None and time.time() >= self.options.deadline)
 
     def checkpoint_is_due(self) -> bool:
         """By the clock, and at the deadline."""
         return self.late() or time.monotonic() - self._saved >= self.options.checkpoint_s
 
-    def save(self, step: int, state: AgentState, **progress: int) -> None:
-        """A checkpoint of a state that was checked, and of further progress; at the deadline it ends the attempt."""
-        self.checkpoints.save(state, {"step": step, "folder": self.folder.progress(), **progress})
+    def save(self, step: int, state: AgentState, progress: Callable[[], dict[str, int]] = dict) -> None:
+        """A checkpoint of a state that was checked, and of further progress; at the deadline it ends the attempt.
+
+        A full disk ends nothing: the checkpoint before is kept, and the next one is tried soon.
+        """
+        self._lease.confirm()
         self._saved = time.monotonic()
         self._step = step
-        self.log(f"checkpoint at step {step}")
+        try:
+            self.checkpoints.save(state, {"step": step, "folder": self.folder.progress(), **progress()})
+            self.log(f"checkpoint at step {step}")
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            self._saved -= max(self.options.checkpoint_s - FULL_DISK_S, 0.0)
+            self.log(f"checkpoint at step {step} not written: {error}; the one before is kept, training goes on")
         if self.late():
-            raise Unfinished(f"{self.folder.path}: deadline reached at step {step} of {self.total}; run it again")
+            reason = "another job asks for the run" if self._lease.asked else "deadline reached"
+            raise Unfinished(f"{self.folder.path}: {reason} at step {step} of {self.total}; run it again")
 
     # -- a look at the updates
 
@@ -164,7 +179,7 @@ class Session:
         means = {name: float(total) / updates for name, total in logged.total.items()} if updates else {}
         rate = self.console.progress(step, means)
         if rate is not None:
-            self.folder.write_progress(step, self.total, rate)
+            self._write_progress(step, rate)
         return no_diagnostics(self.agent, state)
 
     def evaluate(self, state: AgentState, phase: str, step: int, env_steps: int) -> None:
@@ -186,14 +201,40 @@ class Session:
     # -- the end
 
     def finish(self, state: AgentState) -> None:
-        """Keep the final state under its name, declare the run finished, drop the checkpoints."""
-        save(self.folder.path / FINAL_STATE, state, self.spec.digest(), {"step": self.total})
-        device, self._step = jax.devices()[0], self.total
-        self.folder.finish(f"{device.platform}: {device.device_kind}")
-        self.folder.write_progress(self.total, self.total, 0.0)
+        """Keep the final state under its name, declare the run finished, drop the checkpoints.
+
+        Waits for space where the disk is full: the end of a run of days is in memory alone.
+        """
+        self._step = self.total
+        while True:
+            try:
+                self._declare(state)
+                break
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                if self.late():
+                    raise Unfinished(f"{self.folder.path}: {error}; make room and run it again") from None
+                self.log(f"results not written: {error}; waiting for room")
+                time.sleep(min(FULL_DISK_S, self.options.checkpoint_s))
+        self._write_progress(self.total, 0.0)
         self.checkpoints.remove()
         (self.folder.path / ONLINE_ROWS).unlink(missing_ok=True)
         self.log(f"finished after {self.folder.wall_s:.0f} s")
+
+    def _declare(self, state: AgentState) -> None:
+        self._lease.confirm()
+        save(self.folder.path / FINAL_STATE, state, self.spec.digest(), {"step": self.total})
+        device = jax.devices()[0]
+        self.folder.finish(f"{device.platform}: {device.device_kind}")
+        keep(self.folder.path, identity(self.start))
+
+    def _write_progress(self, step: int, rate: float) -> None:
+        try:
+            self.folder.write_progress(step, self.total, rate)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
 
 
 def cache_compilations() -> None:
@@ -209,7 +250,11 @@ def cache_compilations() -> None:
 
 def refuse_slow_cpu(spec: RunSpec, options: Options) -> None:
     """Stop before the first update where a CPU would need days; a broken GPU driver shows itself here too."""
-    if jax.default_backend() != "cpu" or options.allow_cpu:
+    try:
+        backend = jax.default_backend()
+    except RuntimeError as error:  # JAX_PLATFORMS names what is not here
+        raise TrainingError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: {str(error).splitlines()[0]}") from None
+    if backend != "cpu" or options.allow_cpu:
         return
     steps = spec.training.offline_steps if spec.online is None else spec.online.steps
     hours = steps * build_agent(spec).update_work() / gemm_rate() * CPU_RATIO / 3600.0

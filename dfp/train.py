@@ -50,7 +50,7 @@ def finetune(spec: RunSpec, path: Path, pretrained: Path, options: Options) -> N
       Unfinished: the deadline came first.
     """
     assert spec.online is not None
-    with Session(spec, path, options, spec.online.steps) as session:
+    with Session(spec, path, options, spec.online.steps, pretrained) as session:
         if not session.begin():
             return
         with RemoteEnvironment(spec.task) as environment:

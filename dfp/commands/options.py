@@ -1,13 +1,18 @@
 """Options that several commands share, and what a command does before JAX is imported."""
 
+import datetime
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-SLURM_MARGIN_S = 180.0  # what is left of the allocation for the last block, the checkpoint and the shutdown
+# What is left of an allocation for the last block of work, the checkpoint and the shutdown: seconds, but of a short
+# allocation at most this part.
+SLURM_MARGIN_S = 180.0
+SLURM_MARGIN = 0.2
 DEFAULT_CONFIG = Path("config/config.yaml")
 
 ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration file.")]
@@ -20,7 +25,10 @@ SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed.")]
 ConfigOrNone = Annotated[Path | None, typer.Option("--config", help="Configuration, with --task, --method, --seed.")]
 RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Default: the run's place in the results.")]
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Default: the configuration's.")]
-CheckpointOption = Annotated[float, typer.Option("--checkpoint-minutes", min=0.0, help="Minutes between checkpoints.")]
+CheckpointOption = Annotated[
+    float,
+    typer.Option("--checkpoint-minutes", min=0.0, envvar="DFP_CHECKPOINT_MINUTES", help="Minutes between checkpoints."),
+]
 TimeLimitOption = Annotated[
     float | None, typer.Option("--time-limit", min=0.0, help="Minutes after which to save and exit with code 75.")
 ]
@@ -29,19 +37,40 @@ AllowCpuOption = Annotated[bool, typer.Option("--allow-cpu", help="Train on a CP
 
 
 def deadline(minutes: float | None) -> float | None:
-    """When to be saved: the given limit, or the end of the SLURM allocation, whichever comes first."""
+    """When to be saved: the given limit, or short of the end of the SLURM allocation, whichever comes first."""
     limits = [] if minutes is None else [time.time() + 60.0 * minutes]
-    if (end := os.environ.get("SLURM_JOB_END_TIME", "")).isdigit():
-        limits.append(float(end) - SLURM_MARGIN_S)
+    if (allocation := slurm_allocation()) is not None:
+        start, end = allocation
+        limits.append(end - min(SLURM_MARGIN_S, SLURM_MARGIN * (end - start)))
     return min(limits, default=None)
 
 
-def prepare_xla(threads: int | None) -> None:
-    """Before JAX is imported. Flags that are set already stay.
+def slurm_allocation() -> tuple[float, float] | None:
+    """Start and end (seconds since 1970) of the SLURM job this is; none outside one, or without a time limit."""
+    job = os.environ.get("SLURM_JOB_ID")
+    start, end = (os.environ.get(f"SLURM_JOB_{name}_TIME", "") for name in ("START", "END"))
+    if job is None or (start.isdigit() and end.isdigit()):
+        return (float(start), float(end)) if start.isdigit() and end.isdigit() else None
+    # Before version 22.05.6 SLURM does not set them.
+    command = ["squeue", "--noheader", f"--jobs={job}", "--format=%S %e"]
+    environment = os.environ | {"SLURM_TIME_FORMAT": "standard"}
+    try:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
+        start, end = (datetime.datetime.fromisoformat(text).timestamp() for text in done.stdout.split())
+    except (OSError, subprocess.SubprocessError, ValueError):  # "NONE": no limit
+        return None
+    return start, end
 
-    One job must not spread over the cores of its neighbours; and XLA left alone uses half of a CPU's widest vectors,
-    with which an update of the paper's size takes 2 % longer.
+
+def prepare_xla(threads: int | None) -> None:
+    """Before JAX is imported. What is set already stays.
+
+    A SLURM job that was given a GPU trains on it or not at all: a broken driver must not pass for a slow run. One job
+    must not spread over the cores of its neighbours; and XLA left alone uses half of a CPU's widest vectors, with
+    which an update of the paper's size takes 2 % longer.
     """
+    if os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_STEP_GPUS"):
+        os.environ.setdefault("JAX_PLATFORMS", "cuda")
     flags = ["--xla_cpu_prefer_vector_width=512"]
     if threads is not None:
         flags.append(f"--xla_cpu_multi_thread_eigen={'false' if threads == 1 else 'true'}")

@@ -23,6 +23,11 @@ shell.prefix(
     f"WORKFLOW={shlex.quote(str(workflow.main_snakefile))}; "
 )
 
+# How many runs share a GPU: a matter of the machine, so no part of a configuration, though Snakemake hands it in there.
+PACK = config.pop("pack", 1)
+if isinstance(PACK, bool) or not isinstance(PACK, int) or PACK < 1:
+    raise WorkflowError(f"--config pack={PACK}: allowed: a whole number from 1")
+
 try:
     CATALOGUE = load_catalogue()
     SETTINGS = parse_config(config, SOURCE, CATALOGUE)
@@ -59,6 +64,7 @@ wildcard_constraints:
     number=r"\d+",
     task=r"[^/]+",
     method=r"[^/]+",
+    kind=r"pretrained|runs|offline",
 
 
 def known(entries, key, what):
@@ -98,9 +104,12 @@ def spec_in(kind):
 def dataset_of(wildcards):
     """The manifest of the task's data. What it holds is in the spec already, so its age does not matter."""
     cell(wildcards)
-    return ancient(
-        str(manifest_path(CATALOGUE.tasks[wildcards.task].spec, SETTINGS.data, DATA))
-    )
+    return ancient(dataset(wildcards.task))
+
+
+def dataset(task):
+    """The manifest of a task's data."""
+    return str(manifest_path(CATALOGUE.tasks[task].spec, SETTINGS.data, DATA))
 
 
 def start_of(wildcards):
@@ -108,6 +117,46 @@ def start_of(wildcards):
     cell(wildcards)
     folder = f"runs/{wildcards.task}/{wildcards.method}/seed{wildcards.seed}"
     return f"{RESULTS}/{known(PLAN.starts, folder, 'run')}/agent.npz"
+
+
+def _packs():
+    """Folders of the runs of each pack, by (kind, seed, number): K of one kind and seed, in the order of the tables."""
+    by_wave = {}
+    for folder in PLAN.specs:
+        kind, _, _, seed = folder.split("/")
+        by_wave.setdefault((kind, seed.removeprefix("seed")), []).append(folder)
+    return {
+        (*wave, str(start // PACK)): folders[start : start + PACK]
+        for wave, folders in by_wave.items()
+        for start in range(0, len(folders), PACK)
+    }
+
+
+PACKS = _packs()
+PACK_OF = {folder: key for key, folders in PACKS.items() for folder in folders}
+
+
+def packed(wildcards):
+    """Folders of the runs of a pack."""
+    return known(PACKS, (wildcards.kind, wildcards.seed, wildcards.number), "pack")
+
+
+def packed_tasks(wildcards):
+    return [folder.split("/")[1] for folder in packed(wildcards)]
+
+
+def pack_of(kind):
+    """The marker of the pack that trains a run; none without packs. Its age does not matter: each run knows its spec."""
+
+    def marker(wildcards):
+        cell(wildcards)
+        if PACK == 1:
+            return []
+        folder = f"{kind}/{wildcards.task}/{wildcards.method}/seed{wildcards.seed}"
+        kind_, seed, number = known(PACK_OF, folder, "run")
+        return ancient(f"{RESULTS}/packs/{kind_}/seed{seed}-{number}")
+
+    return marker
 
 
 def metrics_of(*experiments):

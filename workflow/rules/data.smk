@@ -5,10 +5,12 @@ rule data:
         f"{RESULTS}/logs/data/{{source}}/{{dataset}}.log",
     conda:
         ENVIRONMENT
-    threads: workflow.cores if SETTINGS.data.source == "generate" else 1
+    # A number, not "all cores": in a SLURM job that would be the node's, and more than the job was given.
+    threads: 8 if SETTINGS.data.source == "generate" else 1
     resources:
-        mem_mb=lambda wildcards, threads: 1000 + 500 * threads,
-        runtime=24 * 60,
+        mem_mb=lambda wildcards, threads: NEEDS["data"]["memory"]
+        + NEEDS["data"]["memory_per_core"] * threads,
+        runtime=NEEDS["data"]["minutes"],
     params:
         task=lambda wildcards, output: known(DATASETS, output.manifest, "dataset"),
         data=canonical_json(SETTINGS.data.model_dump(mode="json")),

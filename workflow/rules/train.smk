@@ -1,9 +1,23 @@
-# Checkpoints, progress and train.log are not declared: Snakemake would delete them before a restart.
+# Checkpoints, progress and train.log are not declared: Snakemake would delete them before a restart. For the same reason
+# a finished run keeps its results under a second name (dfp/record.py).
+
+if PACK > 1:
+
+    localrules:
+        pretrain,
+        finetune,
+        offline,
+
+
+# Where a pack has trained the run, this job only puts the results under their names.
+TRAIN = "python -m dfp " + ("{rule}" if PACK == 1 else "recall")
+DEVICE = " --data-dir {params.data_dir:q} --threads {threads}" if PACK == 1 else ""
 
 
 rule pretrain:
     input:
         data=dataset_of,
+        pack=pack_of("pretrained"),
     output:
         agent=f"{RESULTS}/pretrained/{{task}}/{{method}}/seed{{seed}}/agent.npz",
         metrics=f"{RESULTS}/pretrained/{{task}}/{{method}}/seed{{seed}}/metrics.csv",
@@ -15,26 +29,23 @@ rule pretrain:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=1,
-        mem_mb=12000,
-        runtime=24 * 60,
+        gpu=int(PACK == 1),
+        mem_mb=NEEDS["pretrain"]["memory"],
+        runtime=NEEDS["pretrain"]["minutes"],
     params:
         spec=spec_in("pretrained"),
         run_dir=folder_of("metrics"),
         data_dir=data_dir_of("data"),
     shell:
-        "python -m dfp {rule}"
-        " --spec {params.spec:q}"
-        " --run-dir {params.run_dir:q}"
-        " --data-dir {params.data_dir:q}"
-        " --threads {threads}"
-        " 2>&1 | tee {log:q}"
+        TRAIN + " --spec {params.spec:q}"
+        " --run-dir {params.run_dir:q}" + DEVICE + " 2>&1 | tee {log:q}"
 
 
 rule finetune:
     input:
         data=dataset_of,
         start=start_of,
+        pack=pack_of("runs"),
     output:
         metrics=f"{RESULTS}/runs/{{task}}/{{method}}/seed{{seed}}/metrics.csv",
         manifest=f"{RESULTS}/runs/{{task}}/{{method}}/seed{{seed}}/manifest.json",
@@ -45,32 +56,35 @@ rule finetune:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=1,
-        mem_mb=12000,
-        runtime=48 * 60,
+        gpu=int(PACK == 1),
+        mem_mb=NEEDS["finetune"]["memory"],
+        runtime=NEEDS["finetune"]["minutes"],
     params:
         spec=spec_in("runs"),
         run_dir=folder_of("metrics"),
         pretrained=lambda wildcards, input: str(Path(input.start).parent),
         data_dir=data_dir_of("data"),
     shell:
-        "python -m dfp {rule}"
-        " --spec {params.spec:q}"
+        TRAIN + " --spec {params.spec:q}"
         " --run-dir {params.run_dir:q}"
-        " --pretrained {params.pretrained:q}"
-        " --data-dir {params.data_dir:q}"
-        " --threads {threads}"
-        " 2>&1 | tee {log:q}"
+        " --pretrained {params.pretrained:q}" + DEVICE + " 2>&1 | tee {log:q}"
 
 
 # A run of offline RL: the same kind of job, with a place, a spec and a command of its own.
 use rule pretrain as offline with:
+    input:
+        data=dataset_of,
+        pack=pack_of("offline"),
     output:
         agent=f"{RESULTS}/offline/{{task}}/{{method}}/seed{{seed}}/agent.npz",
         metrics=f"{RESULTS}/offline/{{task}}/{{method}}/seed{{seed}}/metrics.csv",
         manifest=f"{RESULTS}/offline/{{task}}/{{method}}/seed{{seed}}/manifest.json",
     log:
         f"{RESULTS}/logs/offline/{{task}}/{{method}}/seed{{seed}}.log",
+    resources:
+        gpu=int(PACK == 1),
+        mem_mb=NEEDS["offline"]["memory"],
+        runtime=NEEDS["offline"]["minutes"],
     params:
         spec=spec_in("offline"),
         run_dir=folder_of("metrics"),

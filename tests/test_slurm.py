@@ -1,0 +1,349 @@
+"""The workflow on a real SLURM (tests/slurm_cluster.py): submitted, disturbed in every way, and ending as if nothing happened."""
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+from slurm_cluster import GPUS, Cluster, missing
+
+ROOT = Path(__file__).resolve().parents[1]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=f"no SLURM: {missing()}")]
+
+# Toy networks and enough steps to be disturbed in the middle.
+CONTENT = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text()) | {
+    "results_dir": "results",
+    "experiments": ["table2"],
+    "training": {
+        "batch_size": 32, "discount": 0.99, "learning_rate": 3.0e-4, "target_update_rate": 5.0e-3,
+        "offline_steps": 12_000,
+    },
+    "online": {"steps": 4_000, "warmup_steps": 100, "buffer_capacity": 2_000_000},
+    "evaluation": {"interval": 2_000, "episodes": 1},
+}  # fmt: skip
+CHECKPOINT_S = 2.0
+LIMIT_S = 420.0
+QUICK = [
+    "--seconds-between-status-checks",
+    "2",
+    "--slurm-init-seconds-before-status-checks",
+    "2",
+    "--latency-wait",
+    "20",
+]
+PRETRAINED = ("pretrained/cube-single-task2/drifting/seed0", "pretrained/cube-single-task2/meanflow/seed0")
+RUNS = tuple(f"runs/cube-single-task2/{method}/seed0" for method in ("mvp", "mvp-topk", "dfp-no-topk", "dfp"))
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("slurm"))
+    try:
+        yield cluster.up()
+    finally:
+        cluster.down()
+
+
+class Workflow:
+    """``snakemake --profile slurm`` in a folder, as a process: the controller."""
+
+    def __init__(self, cluster: Cluster, folder: Path, *arguments: str, target: str = "all") -> None:
+        """The profile looks once a minute, for which a test has no time."""
+        self.cluster, self.folder = cluster, folder
+        self._command = [sys.executable, "-m", "snakemake", target, "--snakefile", str(ROOT / "Snakefile")]
+        self._command += ["--profile", str(ROOT / "slurm"), *arguments, *QUICK]
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "Workflow":
+        interval = {"DFP_CHECKPOINT_MINUTES": str(CHECKPOINT_S / 60)}
+        with (self.folder / "controller.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command, cwd=self.folder, env=os.environ | self.cluster.environment | interval,
+                stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+        return self
+
+    def kill(self) -> None:
+        """kill -9 of the controller; its jobs go on."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGKILL)
+        self._process.wait()
+
+    def unlock(self) -> None:
+        command = [*self._command, "--unlock"]
+        subprocess.run(command, cwd=self.folder, env=os.environ | self.cluster.environment, check=True, timeout=120)
+
+    def wait(self) -> None:
+        """Until everything is made."""
+        assert self._process is not None
+        try:
+            code = self._process.wait(timeout=LIMIT_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGINT)
+            pytest.fail(f"not finished after {LIMIT_S:.0f} s:\n{self.log()[-3000:]}")
+        assert code == 0, self.log()[-6000:]
+
+    def log(self) -> str:
+        return (self.folder / "controller.log").read_text()
+
+    def jobs(self) -> list[dict[str, str]]:
+        """The jobs of this folder, as ``scontrol`` has them."""
+        return [job for job in self.cluster.jobs() if job.get("WorkDir") == str(self.folder)]
+
+    def job_of(self, run: str) -> str:
+        """Id of the running job that trains a run."""
+        return json.loads((self.folder / "results" / run / "lease.json").read_text())["job"]
+
+
+class CleanCheckout(Workflow):
+    """The command of the README, to the letter."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        super().__init__(cluster, folder)
+        listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+        for name in subprocess.run(listing, cwd=ROOT, capture_output=True, text=True).stdout.splitlines():
+            if (ROOT / name).exists():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(ROOT / name, folder / name, follow_symlinks=False)
+        self._command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "all"]
+        self._command += ["--configfile", "config/smoke.yaml"]
+
+
+def write_config(folder: Path) -> tuple[str, str]:
+    folder.mkdir(exist_ok=True)
+    (folder / "c.yaml").write_text(yaml.safe_dump(CONTENT))
+    return "--configfile", "c.yaml"
+
+
+def until(what: str, condition: Callable[[], object], seconds: float = LIMIT_S) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+            if condition():
+                return
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.1)
+
+
+def disturb(folder: Path, disturbances: dict[str, Callable[[str], object]]) -> None:
+    """Do to each run what is meant for it, as soon as it is in the middle of training, whichever comes first."""
+    waiting = dict(disturbances)
+
+    def next_one() -> bool:
+        for run in list(waiting):
+            path = folder / "results" / run
+            if (path / "train.log").exists() and "checkpoint at step" in (path / "train.log").read_text():
+                assert not (path / "finished").exists(), f"{run} was over before it could be disturbed: make it longer"
+                waiting.pop(run)(run)
+        return not waiting
+
+    until("disturbed", next_one)
+
+
+def same_results(one: Path, other: Path) -> None:
+    """Every run's metrics but the seconds, and the table's bytes."""
+    for run in (*PRETRAINED, *RUNS):
+        rows = [pd.read_csv(folder / "results" / run / "metrics.csv").drop(columns="wall_s") for folder in (one, other)]
+        pd.testing.assert_frame_equal(*rows, check_exact=True)
+    for suffix in ("csv", "md", "tex"):
+        name = f"results/table2.{suffix}"
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def attempts(folder: Path, run: str) -> int:
+    """Attempts at a finished run, after a check that each went on from the last checkpoint before it."""
+    text = (folder / "results" / run / "train.log").read_text()
+    events = re.findall(r"(checkpoint at step|continues from step|finished after) (\d+)", text)
+    last = None
+    for event, number in events:
+        if event == "continues from step":
+            assert number == last, f"{run} went on from step {number}, though there was a checkpoint at {last}"
+        last = number
+    assert [event for event, _ in events].count("finished after") == 1, text
+    return 1 + [event for event, _ in events].count("continues from step")
+
+
+@pytest.fixture(scope="module")
+def literal(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Workflow:
+    """The command of the README in a clean checkout, with the profile as it is. It takes minutes, beside the others."""
+    return CleanCheckout(cluster, tmp_path_factory.mktemp("checkout")).start()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, literal: Workflow, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    workflow = Workflow(cluster, folder, *write_config(folder)).start()
+    workflow.wait()
+    assert [attempts(folder, run) for run in (*PRETRAINED, *RUNS)] == [1] * 6
+    return folder
+
+
+def test_a_disturbed_workflow_ends_as_the_undisturbed_one(cluster, undisturbed, tmp_path):
+    shutil.copytree(undisturbed / "data", tmp_path / "data")
+    # A minute is too short for a pretraining, which therefore saves itself before its end.
+    workflow = Workflow(cluster, tmp_path, *write_config(tmp_path), "--set-resources", "pretrain:runtime=1").start()
+
+    def kill_trainer(run: str) -> None:
+        os.kill(json.loads((tmp_path / "results" / run / "lease.json").read_text())["pid"], signal.SIGKILL)
+
+    def submit_again(run: str) -> None:
+        """A second copy of the job, as SLURM would run it: the same script."""
+        script = cluster.call("scontrol", "write", "batch_script", workflow.job_of(run), "-")
+        (tmp_path / "copy.sh").write_text(script[script.index("#!") :])
+        cluster.call("sbatch", "-D", str(tmp_path), "-o", str(tmp_path / "copy.log"), str(tmp_path / "copy.sh"))
+
+    def restart_slurmctld(_: str) -> None:
+        cluster.stop_controller()
+        time.sleep(5.0)  # longer than the interval between status checks
+        cluster.start_controller()
+
+    def restart_controller(_: str) -> None:
+        workflow.kill()
+        workflow.unlock()
+        workflow.start()
+
+    disturbances = {
+        PRETRAINED[0]: lambda run: cluster.call("scancel", workflow.job_of(run)),
+        PRETRAINED[1]: lambda run: cluster.call("scontrol", "requeue", workflow.job_of(run)),
+        RUNS[0]: kill_trainer,
+        RUNS[1]: submit_again,
+        RUNS[2]: restart_slurmctld,
+        RUNS[3]: restart_controller,
+    }
+    disturb(tmp_path, disturbances)
+    workflow.wait()
+
+    same_results(undisturbed, tmp_path)
+    counts = {run: attempts(tmp_path, run) for run in disturbances}
+    # What the death of the controller does to the others depends on when it comes; slurmctld's is no reason to end.
+    assert all(counts[run] >= 2 for run in disturbances if run != RUNS[2]), counts
+
+
+def test_a_pack_loses_no_finished_run_and_ends_as_single_runs(cluster, undisturbed, tmp_path):
+    """Two of three members are killed once; the third, and what was finished, is not trained again."""
+    shutil.copytree(undisturbed / "data", tmp_path / "data")
+    workflow = Workflow(
+        cluster, tmp_path, *write_config(tmp_path), "--config", "pack=3", "--resources", "gpu=1"
+    ).start()
+
+    def kill_trainer(run: str) -> None:
+        os.kill(json.loads((tmp_path / "results" / run / "lease.json").read_text())["pid"], signal.SIGKILL)
+
+    disturb(tmp_path, {RUNS[0]: kill_trainer, RUNS[1]: kill_trainer})
+    workflow.wait()
+
+    same_results(undisturbed, tmp_path)
+    assert [attempts(tmp_path, run) for run in (*PRETRAINED, *RUNS)] == [1, 1, 2, 2, 1, 1]
+    assert not (tmp_path / "results" / "packs").exists() or not list((tmp_path / "results" / "packs").rglob("seed*"))
+    # Two runs in one job, then three and one; one job at a time, since the user's cap is one GPU.
+    comments = [job["Comment"] for job in workflow.jobs()]
+    assert [sum("_pack_" in comment for comment in comments), len(comments)] == [4, 4]
+    assert most_at_once(workflow.jobs()) == 1
+
+
+def test_a_full_disk_costs_nothing(cluster, undisturbed, tmp_path):
+    for name in ("data", "results/pretrained"):
+        shutil.copytree(undisturbed / name, tmp_path / name)
+    run = tmp_path / "results" / RUNS[0]
+    run.mkdir(parents=True)
+    size = "16M"
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "dfp-test", str(run)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        target = f"results/{RUNS[0]}/metrics.csv"
+        workflow = Workflow(cluster, tmp_path, *write_config(tmp_path), target=target).start()
+
+        def fill(_: str) -> None:
+            filler = run / "filler"
+            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+                while True:
+                    file.write(bytes(4096))
+            time.sleep(4 * CHECKPOINT_S)
+            assert not (run / "finished").exists(), "finished before the disk was full: make the run longer"
+            filler.unlink()
+
+        disturb(tmp_path, {RUNS[0]: fill})
+        workflow.wait()
+        log = (run / "train.log").read_text()
+        assert "not written: [Errno 28]" in log
+        # One attempt: it went on, and the next checkpoint found room.
+        assert attempts(tmp_path, RUNS[0]) == 1
+        frames = [pd.read_csv(folder / target).drop(columns="wall_s") for folder in (tmp_path, undisturbed)]
+        pd.testing.assert_frame_equal(*frames, check_exact=True)
+    finally:
+        subprocess.run(["umount", str(run)], check=True)
+
+
+def test_a_job_with_a_gpu_does_not_train_on_a_cpu(cluster, tmp_path, monkeypatch):
+    """What a broken driver gives: an allocation with a GPU in which JAX finds none."""
+    monkeypatch.delenv("JAX_PLATFORMS")
+    cell = "--config config/smoke.yaml --task cube-single-task2 --method dfp --seed 0"
+    command = f"{sys.executable} -m dfp pretrain {cell} --run-dir {tmp_path}/run"
+    log = tmp_path / "log"
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        cluster.call("sbatch", "--wait", "--gpus=1", "-D", str(ROOT), "-o", str(log), "--wrap", command)
+    assert failed.value.returncode == 3
+    assert log.read_text().splitlines()[-1].startswith("dfp: JAX_PLATFORMS=cuda: ")
+
+
+def test_the_site_says_where_and_the_profile_does_not_overrule_it(cluster, undisturbed, tmp_path):
+    """A site with `gres`, a partition of its own and shorter jobs, in one small file beside the profile."""
+    for name in ("data", "results/pretrained"):
+        shutil.copytree(undisturbed / name, tmp_path / name)
+    site = yaml.safe_load((ROOT / "workflow" / "profiles" / "site-gres" / "config.yaml").read_text())
+    site["default-resources"] = {"slurm_partition": "other"}
+    site["slurm-status-command"] = "squeue"  # there is no accounting here
+    (tmp_path / "site.yaml").write_text(yaml.safe_dump(site))
+    target = f"results/{RUNS[3]}/metrics.csv"
+    workflow = Workflow(cluster, tmp_path, *write_config(tmp_path), "--profile", "site.yaml", target=target).start()
+    workflow.wait()
+    (job,) = workflow.jobs()
+    assert job["Partition"] == "other"
+    assert job["TresPerNode"] == "gres:gpu:1"
+    assert "TresPerJob" not in job
+    minutes = site["set-resources"]["finetune"]["runtime"]
+    assert job["TimeLimit"] == f"{minutes // 60:02d}:{minutes % 60:02d}:00"
+    assert job["Requeue"] == "1"  # of the profile
+
+
+def test_the_command_of_the_readme_in_a_clean_checkout(literal):
+    literal.wait()
+    results = literal.folder / "results" / "smoke"
+    assert (results / "table2.csv").exists()
+    assert (results / "report.html").exists()
+    jobs = {job["Comment"]: job for job in literal.jobs()}
+    training = [job for comment, job in jobs.items() if re.match("rule_(pretrain|finetune)_", comment)]
+    assert len(training) == 6
+    for job in training:
+        assert job["TresPerJob"] == "gres:gpu:1"
+        assert job["CPUs/Task"] == "4"
+        assert job["MinMemoryNode"] == "12000M"
+    assert most_at_once(training) == GPUS
+    # Logs of training where the README says, and SLURM's own where the plugin says.
+    for rule in ("pretrain", "finetune"):
+        assert list((results / "logs" / rule).glob("cube-single-task2/*/seed0.log"))
+
+
+def most_at_once(jobs: list[dict[str, str]]) -> int:
+    """The largest number of jobs that ran at one moment."""
+    changes = []
+    for job in jobs:
+        start, end = (datetime.datetime.fromisoformat(job[name]) for name in ("StartTime", "EndTime"))
+        changes += [(start, 1), (end, -1)]
+    running = most = 0
+    for _, change in sorted(changes):
+        running += change
+        most = max(most, running)
+    return most

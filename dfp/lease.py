@@ -19,13 +19,9 @@ class RunFolderError(Exception):
 
 
 class Lease:
-    """Keeps a second process out of a run folder. A lease without a heartbeat is taken over.
-
-    ``last_heartbeat``: of the owner whose lease was taken over, seconds since 1970; none where there was none.
-    """
+    """Keeps a second process out of a run folder. A lease without a heartbeat is taken over."""
 
     def __init__(self, folder: Path) -> None:
-        self.last_heartbeat: float | None = None
         self._path = folder / LEASE
         self._stop = threading.Event()
 
@@ -54,13 +50,12 @@ class Lease:
 
     def _evict_or_refuse(self) -> None:
         try:
-            heartbeat = self._path.stat().st_mtime
+            age = time.time() - self._path.stat().st_mtime
             owner = json.loads(self._path.read_text())
         except FileNotFoundError:
             return  # given back in the meantime
         except json.JSONDecodeError:
             owner = {}
-        age = time.time() - heartbeat
         here = owner.get("host") == socket.gethostname()
         if age < STALE_S and not (here and not _alive(owner["pid"])):
             who = f"process {owner.get('pid')} on {owner.get('host')}, job {owner.get('job')}"
@@ -72,7 +67,6 @@ class Lease:
         except FileNotFoundError:
             return
         grave.unlink()
-        self.last_heartbeat = heartbeat
 
 
 def this_process() -> dict[str, str | int | None]:

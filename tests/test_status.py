@@ -1,4 +1,4 @@
-"""``status`` and ``why``: states from run folders written by hand, times worked out by hand, and the page in a browser."""
+"""``status`` and ``why``: states from run folders written by hand, times worked out, and the page in a browser."""
 
 import json
 import os
@@ -154,7 +154,7 @@ def test_hours_used_and_left(results):
     assert view.unit == "GPU-hours"
     # 3600 + 4600 + 3600 + 10 + 10 s
     assert view.hours_used == pytest.approx(11820 / 3600, rel=0.01)
-    # Running: 1,500 s. Pretrainings, at 3.6 s a step of seed 0: 4 * 1000 - 12 - 12 steps. Fine-tunings at 2.5 s a step: 9 * 2000.
+    # Running: 1,500 s. Pretrainings at 3.6 s a step, of seed 0: 4 * 1000 - 12 - 12 steps. Tunings at 2.5 s: 9 * 2000.
     assert view.hours_left == pytest.approx((1500 + 3.6 * 3976 + 2.5 * 18000) / 3600, rel=0.01)
     assert view.unknown == 0
     assert [(line.experiment, sum(line.counts.values())) for line in view.lines] == [("table2", 15), ("table4", 10)]

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from dfp.commands import bench, data, doctor, results, status, training
+from dfp.commands import bench, data, doctor, export, results, status, training
 from dfp.exit_codes import exit_code
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (data, training, results, status, doctor, bench):
+for group in (data, training, results, status, doctor, export, bench):
     app.add_typer(group.app)
 
 

@@ -59,8 +59,10 @@ def test_the_same_steps_in_an_empty_environment(tmp_path):
     source.mkdir()
     for name in copied(APPTAINER):
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, source / name)
-    bare = {"HOME": str(tmp_path), "PATH": f"{Path(sys.executable).resolve().parent}:/usr/bin:/bin"}
-    bare |= {name: value for name, value in os.environ.items() if name.lower().endswith(("_proxy", "_index_url"))}
+    # Of this environment only how to reach the registry, and its cache.
+    kept = re.compile(r"HOME|(SSL|PIP|UV|REQUESTS|CURL)_.*|.*_PROXY", re.IGNORECASE)
+    bare = {name: value for name, value in os.environ.items() if kept.fullmatch(name)}
+    bare["PATH"] = f"{Path(sys.executable).resolve().parent}:/usr/bin:/bin"
     install = ["sh", str(source / "container" / "install.sh"), str(source), str(environment), "slurm"]
     made = subprocess.run(install, env=bare, capture_output=True, text=True, timeout=1500, check=False)
     assert made.returncode == 0, made.stderr

@@ -2,6 +2,8 @@
 
 A run's folder is the truth; what is exported is a copy of it, and exporting again replaces the copy.
 """
+# pyright: reportAttributeAccessIssue=false, reportMissingImports=false
+# (TensorBoard's messages are made at import; both packages are extras.)
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ import sys
 
 import typer
 
-from dfp.commands import bench, data, doctor, pack, plan, policies, report, results, status, studies, training
+from dfp.commands import bench, data, doctor, export, pack, plan, policies, report, results, status, studies, training
 from dfp.exit_codes import exit_code
 
 app = typer.Typer(
@@ -17,7 +17,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for group in (data, training, pack, results, bench, plan, status, doctor, policies, report, studies):
+for group in (data, training, pack, results, bench, plan, status, doctor, policies, report, studies, export):
     app.add_typer(group.app)
 
 

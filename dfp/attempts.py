@@ -6,6 +6,7 @@ killed writes no end: the next attempt does, with the last sign of life. Nothing
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import os
@@ -65,10 +66,11 @@ def read_attempts(folder: Path) -> list[Attempt]:
 
 
 class AttemptLog:
-    """Writes the record of the attempt that holds the folder's lease."""
+    """Writes the record of the attempt that holds the folder's lease. Made before anything is written there."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._last_sign = last_sign_of_life(folder)
         self._earlier: list[Attempt] = []
         self._started: float | None = None
 
@@ -77,14 +79,11 @@ class AttemptLog:
         """Which attempt this is, from 1."""
         return len(self._earlier) + 1
 
-    def start(self, step: int, last_heartbeat: float | None) -> None:
-        """Begin an attempt that continues from ``step``; close the one before it where it could not.
-
-        ``last_heartbeat``: of the lease that was taken over, if one was (seconds since 1970).
-        """
+    def start(self, step: int) -> None:
+        """Begin an attempt that continues from ``step``; close the one before it where it could not."""
         earlier = read_attempts(self._folder)
         if earlier and earlier[-1].reason is None:
-            earlier[-1] = killed = close_killed(earlier[-1], read_progress(self._folder), last_heartbeat)
+            earlier[-1] = killed = close_killed(earlier[-1], read_progress(self._folder), self._last_sign, step)
             self._append(killed.number, "end", killed.ended, code=killed.code, reason=killed.reason, step=killed.step)
         self._earlier = earlier
         self._started = time.time()
@@ -126,18 +125,27 @@ def outcome(error: BaseException | None) -> tuple[int, str]:
     return CRASHED if code is None else code, f"failed: {' '.join(text.split()).rstrip(':')}"
 
 
-def close_killed(attempt: Attempt, progress: dict[str, Any], last_heartbeat: float | None) -> Attempt:
-    """A killed attempt as far as its traces tell: the last heartbeat or progress, whichever came later.
+def close_killed(attempt: Attempt, progress: dict[str, Any], last_sign: float, saved: int) -> Attempt:
+    """A killed attempt as far as its traces tell.
 
-    ``progress``: content of ``progress.json``; that of an earlier attempt tells nothing of this one.
+    Args:
+      progress: content of ``progress.json``; that of an earlier attempt tells nothing of this one.
+      last_sign: its last sign of life, seconds since 1970.
+      saved: step of the newest checkpoint.
     """
-    signs, step = [attempt.started], attempt.from_step
-    if last_heartbeat is not None:
-        signs.append(last_heartbeat)
-    if progress.get("attempts") == attempt.number:
-        signs.append(seconds_since_1970(progress["updated"]))
-        step = max(step, progress["step"])
-    return attempt._replace(ended=max(signs), code=KILLED, reason="killed", step=step)
+    reported = progress["step"] if progress.get("attempts") == attempt.number else 0
+    ended, step = max(attempt.started, last_sign), max(attempt.from_step, saved, reported)
+    return attempt._replace(ended=ended, code=KILLED, reason="killed", step=step)
+
+
+def last_sign_of_life(folder: Path) -> float:
+    """When a file of a run was last written, seconds since 1970: heartbeat, progress, log or checkpoint; 0 if none."""
+    times = [0.0]
+    with contextlib.suppress(FileNotFoundError):
+        for path in folder.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # another process works here, and the lease will say so
+                times.append(path.stat().st_mtime)
+    return max(times)
 
 
 def spent_s(attempts: list[Attempt], now: float) -> float:

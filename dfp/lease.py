@@ -38,7 +38,6 @@ class Lease:
         self._stop = threading.Event()
         self._owner: dict[str, Any] = {**this_process(), "since": time.time_ns()}
         self.asked = False  # whether a later job waits for the run
-        self.last_heartbeat: float | None = None  # of the owner that was taken over, seconds since 1970; or none was
 
     def __enter__(self) -> Lease:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,10 +79,10 @@ class Lease:
     def _live_owner(self) -> str | None:
         """Who holds the lease and when that was last seen; none where nobody does any more, and the file is gone."""
         try:
-            heartbeat = self._path.stat().st_mtime
+            age = time.time() - self._path.stat().st_mtime
         except FileNotFoundError:
             return None
-        age, owner = time.time() - heartbeat, _read(self._path)
+        owner = _read(self._path)
         here = owner.get("host") == socket.gethostname()
         if age < STALE_S and not (here and not _alive(owner["pid"])):
             return f"{_named(owner)}, seen {age:.0f} s ago"
@@ -94,7 +93,6 @@ class Lease:
         except FileNotFoundError:
             return None
         grave.unlink()
-        self.last_heartbeat = heartbeat
         return None
 
     def _ask(self, owner: str) -> None:

@@ -77,14 +77,13 @@ class Session:
         self.checkpoints = Rotation(path, spec.digest())
         self.console = Console(path / "train.log", spec.stage, total)
         self.log = self.console.line
-        self._lease = Lease(path)
         self._restored: tuple[AgentState, dict[str, Any]] | None = None
         self._step = 0  # the last one seen
         self._stack = contextlib.ExitStack()
         self._saved = time.monotonic()
 
     def __enter__(self) -> Session:
-        self._stack.enter_context(self._lease)
+        self._stack.enter_context(Lease(self.folder.path))
         self._stack.enter_context(self.console)
         return self
 
@@ -101,7 +100,7 @@ class Session:
             return False
         self._restored = self._newest_checkpoint()
         self._step = 0 if self._restored is None else self._restored[1]["step"]
-        self.folder.attempts.start(self._step, self._lease.last_heartbeat)
+        self.folder.attempts.start(self._step)
         if self._restored is not None:
             self.folder.restore(self._restored[1]["folder"])
             self.log(f"continues from step {self._step} (attempt {self.folder.attempts.number})")

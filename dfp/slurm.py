@@ -51,13 +51,13 @@ def minutes(text: str) -> float:
     """
     if text.upper() in ("UNLIMITED", "INFINITE", "NONE"):
         return float("inf")
-    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+)(?::(\d+))?", text)
-    if match is None:
-        raise ValueError(f"'{text}' is no time limit of SLURM's")
-    days, *clock = (int(part) if part else 0 for part in match.groups())
-    if match[4] is None and match[2] is not None:  # hours:minutes after days, else minutes:seconds
-        clock = [clock[0], clock[1], 0] if match[1] else [0, clock[0], clock[1]]
-    return days * 24 * 60 + clock[0] * 60 + clock[1] + clock[2] / 60
+    days, dash, clock = text.rpartition("-")
+    try:
+        parts = [int(part) for part in clock.split(":")]
+        hours, mins, secs = parts + [0] * (3 - len(parts)) if dash or len(parts) == 3 else [0, *parts, 0][:3]
+        return int(days or 0) * 24 * 60 + hours * 60 + mins + secs / 60
+    except ValueError:
+        raise ValueError(f"'{text}' is no time limit of SLURM's") from None
 
 
 def seconds(text: str) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dfp.attempts import ATTEMPTS, Attempt, AttemptLog, close_killed, outcome, read_attempts, spent_s
+from dfp.attempts import ATTEMPTS, Attempt, AttemptLog, close_killed, last_sign_of_life, outcome, read_attempts, spent_s
 from dfp.lease import Lease
 from dfp.session import TrainingError, Unfinished
 from dfp.spec import ConfigError
@@ -20,17 +20,17 @@ FIRST = Attempt(1, "node1", 17, "4711", started=1000.0, from_step=500)
 def test_an_attempt_is_written_as_it_goes(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     log = AttemptLog(tmp_path)
-    log.start(0, None)
+    log.start(0)
     (running,) = read_attempts(tmp_path)
     assert (running.number, running.pid, running.job, running.from_step) == (1, os.getpid(), "4711", 0)
     assert (running.ended, running.code, running.reason, running.step) == (None, None, None, None)
     log.end(Unfinished("late"), 300)
     second = AttemptLog(tmp_path)
-    second.start(300, None)
+    second.start(300)
     assert second.number == 2
     second.end(TrainingError("critic_loss is not finite"), 444)
     third = AttemptLog(tmp_path)
-    third.start(300, None)
+    third.start(300)
     third.end(None, 1000)
     read = [(one.number, one.from_step, one.step, one.code, one.reason) for one in read_attempts(tmp_path)]
     assert read == [
@@ -61,16 +61,22 @@ def test_the_end_names_what_ended_it(error, code, reason):
 
 
 def test_a_killed_attempt_ends_with_its_last_sign_of_life():
-    # The heartbeat of 1120 s came after the progress of 1060 s; the progress knows the step.
-    progress = {"attempts": 1, "step": 700, "updated": "1970-01-01T00:17:40+00:00"}
-    closed = close_killed(FIRST, progress, 1120.0)
+    progress = {"attempts": 1, "step": 700}
+    closed = close_killed(FIRST, progress, 1120.0, saved=600)
     assert (closed.ended, closed.step, closed.code, closed.reason) == (1120.0, 700, 137, "killed")
-    assert close_killed(FIRST, progress, None).ended == 1060.0
-    # Progress of another attempt is none of its own; without any sign it lived no time at all.
-    other = close_killed(FIRST, progress | {"attempts": 0}, None)
-    assert (other.ended, other.step) == (1000.0, 500)
+    # Its checkpoint may be newer than its progress; and progress of another attempt is none of its own.
+    assert close_killed(FIRST, progress, 1120.0, saved=800).step == 800
+    assert close_killed(FIRST, progress | {"attempts": 0}, 1120.0, saved=0).step == 500
     # A clock that is behind does not make it end before it began.
-    assert close_killed(FIRST, {}, 900.0).ended == 1000.0
+    assert close_killed(FIRST, {}, 900.0, saved=0).ended == 1000.0
+
+
+def test_the_last_sign_of_life_is_the_newest_file(tmp_path):
+    assert last_sign_of_life(tmp_path / "none") == 0.0
+    for name, moment in (("lease.json", 1060.0), ("checkpoint-0.npz", 1075.0), ("train.log", 1070.0)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (moment, moment))
+    assert last_sign_of_life(tmp_path) == 1075.0
 
 
 def test_lost_work_is_spent_too():
@@ -81,8 +87,8 @@ def test_lost_work_is_spent_too():
 
 
 def _attempt_until_killed(folder: str) -> None:
-    with Lease(Path(folder)) as lease:
-        AttemptLog(Path(folder)).start(500, lease.last_heartbeat)
+    with Lease(Path(folder)):
+        AttemptLog(Path(folder)).start(500)
         Path(folder, "started").touch()
         time.sleep(600)
 
@@ -100,9 +106,9 @@ def test_kill_9_is_recorded_by_the_next_attempt(tmp_path):
     assert (dead.pid, dead.reason) == (process.pid, None)
     heartbeat = dead.started + 60.0
     os.utime(tmp_path / "lease.json", (heartbeat, heartbeat))
-    with Lease(tmp_path) as lease:
-        log = AttemptLog(tmp_path)
-        log.start(500, lease.last_heartbeat)
+    log = AttemptLog(tmp_path)
+    with Lease(tmp_path):
+        log.start(500)
     first, second = read_attempts(tmp_path)
     assert (first.reason, first.code, first.step) == ("killed", 137, 500)
     assert first.ended == pytest.approx(heartbeat, abs=0.002)
@@ -112,12 +118,12 @@ def test_kill_9_is_recorded_by_the_next_attempt(tmp_path):
 
 def test_a_torn_line_is_skipped_and_does_not_spoil_the_next(tmp_path):
     log = AttemptLog(tmp_path)
-    log.start(0, None)
+    log.start(0)
     with (tmp_path / ATTEMPTS).open("a") as file:
         file.write('{"attempt": 1, "event": "end", "ti')  # the disk was full
     assert read_attempts(tmp_path)[0].reason is None
     again = AttemptLog(tmp_path)
-    again.start(200, None)
+    again.start(200)
     assert [(one.number, one.reason) for one in read_attempts(tmp_path)] == [(1, "killed"), (2, None)]
     lines = (tmp_path / ATTEMPTS).read_text().splitlines()
     assert len(lines) == 4

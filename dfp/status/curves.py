@@ -54,7 +54,7 @@ def panels(results_dir: Path) -> list[Panel]:
     """Every task's curves, in the order of ``runs.csv``; a task without any evaluation yet has a panel all the same."""
     runs = read_runs(results_dir).drop_duplicates(["stage", "task", "method", "seed"])
     found = []
-    for (stage, _), rows in runs.groupby(["stage", "task"], sort=False):
+    for _, rows in runs.groupby(["stage", "task"], sort=False):
         first = rows.iloc[0]
         curves = []
         for _, cell in rows.groupby("method", sort=False):
@@ -62,7 +62,7 @@ def panels(results_dir: Path) -> list[Panel]:
             label, color = cell.iloc[0].label, cell.iloc[0].color
             dash = DASHES[sum(curve.color == color for curve in curves) % len(DASHES)]
             curves.append(Curve(label, color, dash, [one for one in seeds if one], len(seeds)))
-        title = first.task_title + (", offline RL" if stage == "offline" else "")
+        title = first.task_title + (", offline RL" if first.stage == "offline" else "")
         end = int(first.offline_steps + first.online_steps)
         found.append(Panel(title, int(first.offline_steps), end, curves))
     return found

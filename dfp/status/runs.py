@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from dfp.attempts import Attempt, read_attempts, read_progress, seconds_since_1970, spent_s
+from dfp.attempts import Attempt, last_sign_of_life, read_attempts, read_progress, seconds_since_1970, spent_s
 from dfp.lease import LEASE, STALE_S
 from dfp.report.collect import read_runs
 
@@ -110,7 +110,7 @@ def read_state(results_dir: Path, planned: Planned, now: float) -> RunState:
     if state == "waiting" and last is None and (error := job_error(job_log(results_dir, planned.folder))):
         state, note = "failed", error
     # A stalled run's last attempt has no end: what it spent, as far as is known, ends with its last sign of life.
-    until = heartbeat if state == "stalled" and heartbeat is not None else now
+    until = last_sign_of_life(folder) if state == "stalled" else now
     return RunState(
         planned=planned,
         state=state,

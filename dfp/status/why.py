@@ -92,6 +92,7 @@ def advice(
 ) -> list[str]:  # fmt: skip
     """What to type next, by the state, the exit code and SLURM's word."""
     last = attempts[-1] if attempts else None
+    code, reason = (last.code, last.reason or "") if last else (BAD_INPUT, "")  # refused before the run began
     again = f"the same command goes on from the last checkpoint: {command}"
     states = {job["State"].split()[0] for job in jobs if job["State"]}
     lines = []
@@ -110,14 +111,14 @@ def advice(
             lines.append(again if last else f"start the workflow, or by hand: {command}")
         case "stalled":
             lines += ["its process is gone, and the lease is taken over by the next attempt", again]
-        case "failed" if last is None or last.code == BAD_INPUT:
+        case "failed" if code == BAD_INPUT:
             lines += ["put right what the message above names; to look at everything: python -m dfp doctor", again]
-        case "failed" if last.code == STOPPED:
-            gpu = "no GPU" in (last.reason or "")
+        case "failed" if code == STOPPED:
+            gpu = "no GPU" in reason
             check = "python -m dfp doctor --gpu, on a node of that partition"
             lines.append(check if gpu else "on a CPU it would fail again at the same step: change its configuration")
             lines.append(again if gpu else f"on a GPU, whose sums differ, it may pass; {again}")
-        case "failed" if last.code == CRASHED:
+        case "failed" if code == CRASHED:
             lines += [f"read the traceback in {log}, or SLURM's own log of the job", again]
         case _:
             lines.append(again)

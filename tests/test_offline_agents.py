@@ -123,10 +123,10 @@ def test_coefficients_of_table_7(method, expected):
 
 
 class Half(bc.Agent):
-    """The policy halves the state's first four numbers."""
+    """The policy repeats half of the state's first number."""
 
     def action(self, actor, observation):
-        return observation[..., :1] * jnp.full(D, 0.5)
+        return jnp.repeat(0.5 * observation[..., :1], D, axis=-1)
 
 
 def test_bc_is_the_squared_error_of_the_mean():
@@ -143,7 +143,7 @@ def test_bc_is_the_squared_error_of_the_mean():
 def test_iql_weighs_the_squared_error_by_the_clipped_advantage():
     class Known(iql.Agent):
         def action(self, actor, observation):
-            return jnp.zeros((*observation.shape[:-1], D)) + actor
+            return jnp.broadcast_to(actor, (*observation.shape[:-1], D))
 
         def advantage(self, state, observation, action):
             return jnp.linspace(-3.0, 4.0, B)

@@ -301,7 +301,7 @@ def test_bandit_bc_ends_between_the_modes(action_size):
 def test_bandit_iql_moves_to_the_better_mode_and_its_values_are_known(action_size):
     agent, final, actions = trained(iql, action_size, alpha=10.0)
     np.testing.assert_allclose(actions, 0.6, atol=0.05)
-    modes = jnp.array([[-0.6], [0.6]]) * jnp.ones(action_size)
+    modes = jnp.repeat(jnp.array([[-0.6], [0.6]]), action_size, axis=1)
     q = agent.values(final.critic["q"], jnp.ones((2, S)), modes)
     np.testing.assert_allclose(q, [[0.0, 1.0], [0.0, 1.0]], atol=0.05)
     # The expectile 0.9 of 0 and 1.

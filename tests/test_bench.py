@@ -39,6 +39,41 @@ def test_the_floor_of_an_update_is_its_products_at_the_measured_rate(phase):
     assert line["ratio"] == pytest.approx(line["ms"] / line["floor_ms"], rel=0.01)
 
 
+def forward(inputs: int, outputs: int) -> float:
+    """One hidden layer of 8."""
+    return 2 * (inputs * 8 + 8 * outputs)
+
+
+def learning(inputs: int, outputs: int) -> float:
+    """Forward and backward: two products more for the last layer, one for the first."""
+    return 2 * (2 * inputs * 8 + 3 * 8 * outputs)
+
+
+VALUES = 2 * forward(33, 1) + forward(28, 1)  # two critics of state and action, and V of the state
+CLONING = 2 * 2 * 34 * 8 + 3 * 2 * (3 * 2 * 4 * 8 * 8 + 8 * 5)  # three blocks, each to four times the width and back
+PREDICTION = 2 * 34 * 8 + 2 * (3 * 2 * 4 * 8 * 8 + 8 * 5)
+GUIDANCE = 2 * (forward(33, 1) + 2 * (8 * 1 + 5 * 8))  # two critics, and back to the five numbers of the action
+
+
+@pytest.mark.parametrize(
+    ("method", "actor"),
+    [
+        ("bc", learning(28, 5)),
+        ("iql", learning(28, 5) + VALUES),
+        ("ifql", learning(34, 5)),
+        ("idql", CLONING),
+        ("srpo", CLONING + PREDICTION + GUIDANCE + learning(28, 5)),
+    ],
+    ids=["bc", "iql", "ifql", "idql", "srpo"],
+)
+def test_the_floor_of_the_offline_tables_methods(method, actor):
+    """S = 28, D = 5, width 8, one hidden layer, batch 4; a noisy action comes with its time."""
+    line = bench.bench_update(small(method), "offline")
+    critic = 0 if method == "bc" else VALUES + learning(28, 1) + 2 * learning(33, 1)
+    assert line["floor_ms"] == pytest.approx(4 * (critic + actor) * 1e-6, abs=1e-4)
+    assert line["ms"] > 0
+
+
 def test_the_host_drives_the_real_loop():
     line = bench.bench_host(small(), updates=50)
     assert line["case"] == "host work per offline update"

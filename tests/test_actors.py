@@ -440,7 +440,8 @@ def keeps_both(actions: np.ndarray) -> bool:
 CAC = {"levels": 20, "teacher_rate": 0.02}
 
 
-@pytest.mark.parametrize("action_size", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("action_size", [1, 2])
 @pytest.mark.parametrize(
     ("module", "settings"),
     [(fawac, {"inverse_temperature": 0.0}), (fbrac, {"alpha": 100.0}), (cac, {"eta": 0.0, "steps": 2000, **CAC})],
@@ -450,7 +451,8 @@ def test_bandit_cloning_keeps_both_modes(module, settings, action_size):
     assert keeps_both(actions), np.percentile(actions, [5, 25, 50, 75, 95])
 
 
-@pytest.mark.parametrize("action_size", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("action_size", [1, 2])
 @pytest.mark.parametrize(
     ("module", "settings"),
     [

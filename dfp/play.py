@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import importlib
 import itertools
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,14 +45,14 @@ def play(
     Raises:
       ConfigError: the packages of the extra ``video`` are not installed, or the file is no ``.mp4``.
     """
-    writer_of = _writer(file)
+    film_of = _writer(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.stem}.unfinished.mp4")
     played = []
     try:
-        with writer_of(unfinished, view.rate) as writer:
+        with film_of(unfinished, view.rate) as show:
             for number, start in enumerate(episode_seeds(seed, episodes)):
-                played.append(_episode(policy, view, number, start, seed, writer.append_data))
+                played.append(_episode(policy, view, number, start, seed, show))
                 result = "success" if played[-1].success else "no success"
                 report(f"episode {number}: {result} after {played[-1].steps} steps")
         unfinished.replace(file)
@@ -87,7 +90,7 @@ def _steps(policy: Policy, view: View, observation: np.ndarray, number: int, see
             observation = step.observation
 
 
-def _writer(file: Path) -> Callable[[Path, float], Any]:
+def _writer(file: Path) -> Callable[[Path, float], contextlib.AbstractContextManager[Callable[[np.ndarray], None]]]:
     if file.suffix != ".mp4":
         raise ConfigError(f"{file}: a film is an mp4 file; give it a name that ends with .mp4")
     try:
@@ -96,7 +99,15 @@ def _writer(file: Path) -> Callable[[Path, float], Any]:
     except ModuleNotFoundError as error:
         raise ConfigError(f"package '{error.name}': not installed; films need `uv sync --extra video`") from None
 
-    def open_writer(path: Path, rate: float) -> Any:
-        return imageio.get_writer(path, format="FFMPEG", fps=rate, quality=QUALITY, macro_block_size=2)
+    return functools.partial(_film, imageio)
 
-    return open_writer
+
+@contextlib.contextmanager
+def _film(imageio: Any, file: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
+    """What appends a frame to ``file``. ffmpeg is started by a fork, which JAX warns of; the child runs none of it."""
+    with (
+        warnings.catch_warnings(),
+        imageio.get_writer(file, format="FFMPEG", fps=rate, quality=QUALITY, macro_block_size=2) as writer,
+    ):
+        warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
+        yield writer.append_data

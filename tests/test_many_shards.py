@@ -1,0 +1,111 @@
+"""cube-quadruple-100m at small and at full size: where a restart goes on, and how much memory the files take."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import CUBE, DOWNLOAD, TASKS, npz, record, small
+from test_train import make_spec, options, weights
+
+from dfp import train
+from dfp.offline import OfflineLoop
+from dfp.tasks import manifest_path
+from dfp.tasks.shards import ShardReader
+from dfp.train import Unfinished
+
+COUNT, INTERVAL = 20, 7
+
+
+@pytest.mark.slow
+def test_a_restart_goes_on_with_the_file_of_its_step(tmp_path, monkeypatch):
+    """Twenty files of two short episodes; interrupted in the fourth, the run ends with the weights of a whole one."""
+    contents = []
+    for shard in range(COUNT):
+        columns = small()
+        columns["observations"] += shard
+        contents.append(npz(columns))
+    task = CUBE.model_copy(update={"shards": COUNT, "shard_interval": INTERVAL})
+    record(tmp_path / "data", task, *contents)
+    agent = make_spec().agent.model_copy(update={"chunk": 2})
+    spec = make_spec(task=task, agent=agent, data=DOWNLOAD, evaluation={"interval": 225, "episodes": 1}).pretraining()
+    given = options(data_dir=tmp_path / "data")
+
+    read, block = [], OfflineLoop.block
+    original = ShardReader.read
+    monkeypatch.setattr(ShardReader, "read", lambda self, shard: (read.append(shard), original(self, shard))[1])
+    train.pretrain(spec, tmp_path / "whole", given)
+    assert read == [0, 1, 2, 3, 4, 5]  # 40 updates; the file changes before updates 7, 14, ..., 35
+
+    def interrupted(loop: OfflineLoop) -> None:
+        block(loop)
+        if loop.step >= 22:
+            loop.session.save(loop.step, loop.state)
+            raise Unfinished(str(loop.step))
+
+    read.clear()
+    monkeypatch.setattr(OfflineLoop, "block", interrupted)
+    with pytest.raises(Unfinished) as stopped:
+        train.pretrain(spec, tmp_path / "parts", given)
+    step = int(str(stopped.value))
+    assert 22 <= step < 28
+    assert read == [0, 1, 2, 3]
+    read.clear()
+    monkeypatch.setattr(OfflineLoop, "block", block)
+    train.pretrain(spec, tmp_path / "parts", given)
+    assert read == [(step + 1) // INTERVAL, *range((step + 1) // INTERVAL + 1, 6)]
+    assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
+
+
+SCRIPT = """
+import resource, sys
+from pathlib import Path
+from dfp import train
+from dfp.spec import parse_spec
+spec = parse_spec(Path("spec.json").read_text())
+train.pretrain(spec, Path("run"), train.Options(Path("data"), workers=1))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+
+
+@pytest.mark.slow
+def test_files_of_full_size_take_less_than_3_gb(tmp_path):
+    """A million rows per file, as published, and one file after another: training, prefetching, judging."""
+    task = TASKS["cube-quadruple-task2"].model_copy(update={"shards": 3, "shard_interval": 15})
+    rows = 1_001_000
+    rng = np.random.default_rng(0)
+    folder = manifest_path(task, DOWNLOAD, tmp_path / "data").parent
+    folder.mkdir(parents=True)
+    terminals = np.zeros(rows, bool)
+    terminals[1000::1001] = True
+    np.savez(
+        folder / "0.npz",
+        allow_pickle=False,
+        observations=rng.standard_normal((rows, 55), np.float32),
+        actions=rng.uniform(-1, 1, (rows, 5)).astype(np.float32),
+        terminals=terminals,
+        qpos=rng.standard_normal((rows, 42), np.float32),
+        qvel=np.zeros((rows, 38), np.float32),
+    )
+    with (folder / "0.npz").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    entry = {"bytes": (folder / "0.npz").stat().st_size, "sha256": digest, "rows": 1_000_000}
+    names = [f"{shard}.npz" for shard in range(3)]
+    for name in names[1:]:
+        os.link(folder / "0.npz", folder / name)
+    files = [entry | {"name": name} for name in names]
+    manifest = {"dataset": task.dataset, "source": "download", "rows": 3_000_000, "files": files, "versions": {}}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    spec = make_spec(task=task, data=DOWNLOAD, evaluation={"interval": 225, "episodes": 1}).pretraining()
+    (tmp_path / "spec.json").write_text(spec.canonical())
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert 0.5e9 < int(done.stdout.split()[-1]) < 3e9
+    assert Path(tmp_path / "run" / "agent.npz").exists()

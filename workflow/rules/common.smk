@@ -4,9 +4,8 @@ import shlex
 import sys
 from pathlib import Path
 
-sys.path.insert(
-    0, str(workflow.basedir)
-)  # an environment made from environment.yml has no dfp installed
+# An environment made from environment.yml has no dfp installed.
+sys.path.insert(0, str(workflow.basedir))
 
 from dfp.experiments import plan, run_table
 from dfp.spec import ConfigError, canonical_json, load_catalogue, parse_config
@@ -123,14 +122,12 @@ def metrics_of(*experiments):
 def inputs_of(name):
     """The files that a table or figure is made from: what `made_from` of its entry says."""
     own, table = runs_of(name), f"{RESULTS}/runs.csv"
-    inputs = {
+    return {
         "runs": [table, *files_of("metrics.csv", own)],
         "specs": [table, *files_of("manifest.json", own)],
         "every run": [table, *files_of("manifest.json", PLAN.runs)],
         "cost": [f"{RESULTS}/cost.csv"],
-        "environments": [],
-    }
-    return inputs[CATALOGUE.experiments[name].made_from]
+    }.get(CATALOGUE.experiments[name].made_from, [])
 
 
 def wave(wildcards):

@@ -341,7 +341,7 @@ class TestClaims:
         assert ratio.min() == pytest.approx(291.33 / 29.27)
         assert 9.9 < ratio.min() < ratio.max() < 13.4
 
-    def test_lambda_at_least_a_half_is_robust_but_for_one_entry(self):
+    def test_lambda_at_least_a_half_is_near_identical_but_for_one_entry(self):
         # B.5: "near-identical". One entry is 2.4 points behind the best of its column, every other one at most 1.2.
         means = matrix(3).drop("dfp_lambda=0.1")
         behind = (means.max() - means).stack()
@@ -349,7 +349,7 @@ class TestClaims:
         assert behind.max() == pytest.approx(2.4)
         assert sorted(behind)[-2] == pytest.approx(1.2)
 
-    def test_contradiction_the_worst_k_does_not_reach_the_best_baseline(self):
+    def test_the_worst_k_is_a_point_behind_the_best_baseline(self):
         # 5.4 calls 85.8 "already comparable to the best baseline", which is 86.8.
         k = paper(4, group="average").set_index("method")["mean"]
         assert k.idxmin() == "dfp_K=1"

@@ -5,13 +5,15 @@ Where the paper contradicts itself, the test says so and holds the contradiction
 
 from __future__ import annotations
 
+import json
 import math
+from typing import Any
 
 import pandas as pd
 import pytest
 
 from dfp.report.statistics import dense_rank
-from dfp.spec import CATALOGUE, load_catalogue
+from dfp.spec import CATALOGUE, agent_for, load_catalogue, load_config
 
 SEEDS, EPISODES = 5, 100
 ROUNDING = 0.05 + 1e-9  # of a printed average, in percent
@@ -67,7 +69,9 @@ SQUARES = _squares()
         (3, 4 * 3, ["method", "task", "mean", "std"]),
         (4, 4 * 5, ["method", "group", "mean"]),
         (6, 8 * 13 * 2, ["method", "task", "phase", "mean", "std"]),
+        (5, 9 + 8 + 4 + 6, ["method", "setting", "suite", "value"]),
         (7, 11 * 5, ["method", "task", "mean", "std"]),
+        (8, 4 * 5, ["setting", "task", "value"]),
         (9, 8 * 2, ["method", "phase", "ms"]),
         (10, 6, ["experiment", "gpu_hours"]),
     ],
@@ -76,7 +80,7 @@ def test_every_number_is_there_once(number: int, rows: int, columns: list[str]):
     frame = paper(number)
     assert list(frame.columns) == columns
     assert len(frame) == rows
-    values = [name for name in columns if name in ("mean", "std", "ms", "gpu_hours")]
+    values = [name for name in columns if name in ("mean", "std", "ms", "gpu_hours", "value")]
     assert not frame.duplicated([name for name in columns if name not in values]).any()
     assert frame[values[0]].notna().all()
     if "std" in values:
@@ -137,6 +141,119 @@ def test_table4_repeats_table2_per_group():
     assert k.loc["dfp_K=2", "Robomimic"] == pytest.approx(dfp["Robomimic"], abs=ROUNDING)
     for group in ("Cube-double", "Cube-triple", "Cube-quadruple-100m"):
         assert k.loc["dfp_K=4", group] == pytest.approx(dfp[group], abs=ROUNDING)
+
+
+def marks(means: pd.DataFrame) -> dict[str, tuple[str, str]]:
+    """Per column, the rows in bold and those underlined, by the last part of their keys."""
+    rank = dense_rank(means)
+    names = means.index.to_series().str.replace(r"dfp_\w+=", "", regex=True)
+    return {
+        column: (" ".join(names[rank[column] == 1]), " ".join(names[rank[column] == 2])) for column in means.columns
+    }
+
+
+class TestMarks:
+    """Bold and underlined cells, read off the printed numbers by eye."""
+
+    def test_table1(self):
+        assert marks(matrix(1)) == {
+            "lift": ("dfp qc-fql", "mvp"),
+            "square": ("dfp", "qc-bfn"),
+            "can": ("qc-fql", "dfp qc-bfn"),
+            "cube-double-task2": ("dfp qc-fql", "qc-bfn"),
+            "cube-double-task3": ("qc-bfn qc-fql", "dfp"),
+            "cube-double-task4": ("qc-fql", "dfp"),
+            "cube-triple-task2": ("dfp", "qc-fql"),
+            "cube-triple-task3": ("dfp", "qc-bfn"),
+            "cube-triple-task4": ("dfp", "qc-fql"),
+            "cube-quadruple-task2": ("dfp", "qc-fql"),
+            "cube-quadruple-task3": ("dfp", "qc-fql"),
+            "cube-quadruple-task4": ("dfp", "qc-fql"),
+        }
+        assert marks(averages(1).to_frame("average")) == {"average": ("dfp", "qc-fql")}
+
+    def test_table2(self):
+        assert marks(matrix(2)) == {
+            "lift": ("dfp dfp-no-topk mvp-topk", "mvp"),
+            "square": ("dfp", "dfp-no-topk"),
+            "can": ("dfp", "dfp-no-topk"),
+            "cube-double-task2": ("dfp", "mvp-topk"),
+            "cube-double-task3": ("dfp dfp-no-topk", "mvp-topk"),
+            "cube-double-task4": ("dfp", "mvp-topk"),
+            "cube-triple-task2": ("dfp", "dfp-no-topk"),
+            "cube-triple-task3": ("dfp", "dfp-no-topk"),
+            "cube-triple-task4": ("dfp", "dfp-no-topk"),
+            "cube-quadruple-task2": ("dfp", "dfp-no-topk"),
+            "cube-quadruple-task3": ("dfp", "dfp-no-topk"),
+            "cube-quadruple-task4": ("dfp", "dfp-no-topk"),
+        }
+
+    def test_table3(self):
+        assert marks(matrix(3)) == {
+            "cube-quadruple-task2": ("0.5", "5.0"),
+            "cube-quadruple-task3": ("0.5 1.0", "5.0"),
+            "cube-quadruple-task4": ("1.0", "0.5"),
+        }
+
+    def test_table4(self):
+        assert marks(paper(4).pivot(index="method", columns="group", values="mean")) == {
+            "Robomimic": ("1", "2"),
+            "Cube-double": ("2", "8"),
+            "Cube-triple": ("4", "8"),
+            "Cube-quadruple-100m": ("4", "2"),
+            "average": ("4", "8"),
+        }
+
+    def test_table6_is_marked_by_task_not_by_column(self):
+        # Its caption says "per column", but its columns are the methods.
+        best = {task: bold for task, (bold, _) in marks(matrix(6, phase="online")).items()}
+        assert best["cube-double-task2"] == "dfp qc-fql"
+        assert [task for task, bold in best.items() if "dfp" not in bold.split()] == [
+            "can", "cube-double-task3", "cube-double-task4",
+        ]  # fmt: skip
+
+    def test_table7(self):
+        assert marks(matrix(7)) == {
+            "cube-single-task2": ("fql", "idql"),
+            "cube-double-task2": ("dfp-offline", "fql"),
+            "scene-task2": ("dfp-offline", "fql"),
+            "puzzle-3x3-task4": ("fql", "dfp-offline"),
+            "puzzle-4x4-task4": ("idql", "ifql"),
+        }
+
+
+class TestSettings:
+    """Tables 5 and 8 are what the paper's configuration runs."""
+
+    def test_shared_ones(self):
+        config = load_config(CATALOGUE / "config.yaml").model_dump()
+        for row in paper(5, method="shared").to_dict("records"):
+            section, key = row["setting"].split(".")
+            assert config[section][key] == json.loads(row["value"]), row["setting"]
+
+    @pytest.mark.parametrize(("suite", "task"), [("OGBench", "cube-triple-task3"), ("Robomimic", "square")])
+    def test_methods(self, suite: str, task: str):
+        catalogue = load_catalogue()
+        rows = [row for row in paper(5).to_dict("records") if row["suite"] in (suite, "") or pd.isna(row["suite"])]
+        own = [row for row in rows if row["method"] != "shared"]
+        assert len(own) == 8 + 4 + 3
+        for row in own:
+            agent = agent_for(row["method"], task, catalogue).model_dump(mode="json")
+            assert setting_of(agent, row["setting"]) == json.loads(row["value"]), row
+
+    def test_table8(self):
+        catalogue = load_catalogue()
+        for row in paper(8).to_dict("records"):
+            agent = agent_for("dfp-offline", row["task"], catalogue).model_dump(mode="json")
+            assert setting_of(agent, row["setting"]) == json.loads(row["value"]), row
+
+
+def setting_of(agent: dict[str, Any], name: str) -> Any:
+    """A setting by its dotted name, which begins with ``agent``."""
+    value: Any = agent
+    for part in name.split(".")[1:]:
+        value = value[part]
+    return value
 
 
 class TestStandardDeviation:
@@ -216,3 +333,24 @@ class TestClaims:
     def test_gpu_hours_add_up(self):
         hours = paper(10).set_index("experiment").gpu_hours
         assert hours.drop("total").sum() == hours["total"]
+
+    def test_inference_is_an_order_of_magnitude_faster_than_multi_step(self):
+        # B.6: "all roughly an order of magnitude faster than BFN and QC-BFN".
+        ms = paper(9, phase="evaluation").set_index("method").ms
+        ratio = ms["bfn"] / ms.drop(["bfn", "qc-bfn"])
+        assert ratio.min() == pytest.approx(291.33 / 29.27)
+        assert 9.9 < ratio.min() < ratio.max() < 13.4
+
+    def test_lambda_at_least_a_half_is_near_identical_but_for_one_entry(self):
+        # B.5: "near-identical". One entry is 2.4 points behind the best of its column, every other one at most 1.2.
+        means = matrix(3).drop("dfp_lambda=0.1")
+        behind = (means.max() - means).stack()
+        assert behind.idxmax() == ("dfp_lambda=5.0", "cube-quadruple-task3")
+        assert behind.max() == pytest.approx(2.4)
+        assert sorted(behind)[-2] == pytest.approx(1.2)
+
+    def test_the_worst_k_is_a_point_behind_the_best_baseline(self):
+        # 5.4 calls 85.8 "already comparable to the best baseline", which is 86.8.
+        k = paper(4, group="average").set_index("method")["mean"]
+        assert k.idxmin() == "dfp_K=1"
+        assert averages(1).drop("dfp").max() - k.min() == pytest.approx(1.0)

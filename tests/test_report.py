@@ -1,13 +1,10 @@
-"""Tables and figures from run folders with known contents."""
+"""Runs in, one tidy table out; statistics over seeds; Figure 1."""
 
 from __future__ import annotations
 
 import json
 import os
 import re
-import shutil
-import subprocess
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +12,7 @@ import pandas as pd
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgba
+from report_runs import OFFLINE, ONLINE, Finals, make_results, metrics, one_run, paper_like, save
 from scipy import stats
 
 from dfp.files import write_atomically
@@ -24,116 +22,10 @@ from dfp.report.statistics import dense_rank, over_seeds, t_interval
 from dfp.report.tables import write_table
 from dfp.spec import ConfigError
 
-OFFLINE, ONLINE = 4, 6
-TASKS = {
-    "lift": ("Robomimic", "lift"),
-    "cube-double-task2": ("Cube-double", "task2"),
-    "cube-double-task3": ("Cube-double", "task3"),
-    "cube-single-task2": ("Cube-single", "task2"),
-}
-METHODS = {
-    "mvp": ("MVP", "MeanFlow", "", "#0072B2"),
-    "mvp-topk": ("MVP w/ top-K", "MeanFlow", "✓", "#56B4E9"),
-    "dfp": ("DFP (Ours)", "Drifting", "✓", "#D55E00"),
-}
-
-Finals = Mapping[tuple[str, str], Sequence[float | None]]
-
-
-def metrics(phase: str, rates: Mapping[int, float]) -> pd.DataFrame:
-    """Rows of a ``metrics.csv`` with the given success rate per step."""
-    rows = [(phase, step, rate, 100, -40.5, 80.25, 1.5 * step, max(0, step - OFFLINE)) for step, rate in rates.items()]
-    return pd.DataFrame(rows, columns=pd.Index(METRIC_TYPES))
-
-
-def save(frame: pd.DataFrame, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(path, index=False)
-
-
-def make_results(folder: Path, finals: Finals) -> Path:
-    """A results folder with one run per (task, method) and rate; None is a run that has not started.
-
-    Offline evaluations at 2 and 4 give 0.1 and 0.2; online ones at 6 and 8 give 1.0, above the last one at 10.
-    """
-    rows = []
-    for (task, method), rates in finals.items():
-        label, backbone, top_k, color = METHODS[method]
-        for seed, rate in enumerate(rates):
-            run, pretrained = f"runs/{task}/{method}/seed{seed}", f"pretrained/{task}/{backbone}/seed{seed}"
-            rows.append(
-                {
-                    "stage": "finetune",
-                    "task": task,
-                    "group": TASKS[task][0],
-                    "column": TASKS[task][1],
-                    "task_title": f"{task} title",
-                    "method": method,
-                    "label": label,
-                    "backbone": backbone,
-                    "top_k": top_k,
-                    "color": color,
-                    "seed": seed,
-                    "run": run,
-                    "pretrained": pretrained,
-                    "offline_steps": OFFLINE,
-                    "online_steps": ONLINE,
-                }
-            )
-            if rate is not None:
-                save(metrics("offline", {2: 0.1, 4: 0.2}), folder / pretrained / "metrics.csv")
-                save(metrics("online", {6: 1.0, 8: 1.0, 10: rate}), folder / run / "metrics.csv")
-    table = pd.DataFrame(rows)
-    experiments = {"table2": "Ablation on the top-K loss", "figure1": "Success rate over steps"}
-    both = [table.assign(experiment=key, title=title) for key, title in experiments.items()]
-    save(pd.concat(both), folder / "runs.csv")
-    return folder
-
-
-def one_run(folder: Path) -> tuple[Path, Path]:
-    """A results folder with a single finished run, and the run's ``metrics.csv``."""
-    results = make_results(folder, {("lift", "dfp"): [0.5]})
-    return results, results / "runs/lift/dfp/seed0/metrics.csv"
-
-
-def paper_like(folder: Path) -> Path:
-    """Three methods on three tasks, five seeds: a tie for the best, a tie for the second, no variance."""
-    return make_results(
-        folder,
-        {
-            ("lift", "mvp"): [0.9, 0.9, 0.9, 0.9, 0.9],
-            ("cube-double-task2", "mvp"): [0.2, 0.4, 0.6, 0.8, 1.0],
-            ("cube-double-task3", "mvp"): [0.0, 0.0, 0.0, 0.0, 0.0],
-            ("lift", "mvp-topk"): [1.0, 1.0, 1.0, 1.0, 0.99],
-            ("cube-double-task2", "mvp-topk"): [0.6, 0.6, 0.6, 0.6, 0.6],
-            ("cube-double-task3", "mvp-topk"): [0.3, 0.3, 0.3, 0.3, 0.3],
-            ("lift", "dfp"): [0.99, 1.0, 1.0, 1.0, 1.0],
-            ("cube-double-task2", "dfp"): [0.7, 0.7, 0.7, 0.7, 0.7],
-            ("cube-double-task3", "dfp"): [0.2, 0.2, 0.2, 0.2, 0.2],
-        },
-    )
-
 
 @pytest.fixture(scope="module")
 def paper_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return paper_like(tmp_path_factory.mktemp("paper"))
-
-
-@pytest.fixture(scope="module")
-def paper_table(paper_results: Path) -> tuple[pd.DataFrame, str, str]:
-    return table(paper_results)
-
-
-def table(results: Path, partial: bool = False) -> tuple[pd.DataFrame, str, str]:
-    numbers, markdown, tex = write_table(2, results, partial)
-    return pd.read_csv(numbers, index_col="method"), markdown.read_text(), tex.read_text()
-
-
-def rows_of(markdown: str, block: int) -> dict[str, list[str]]:
-    """Cells per method label in the ``block``-th Markdown table, without the two columns after the label."""
-    lines = markdown.split("\n\n| ")[block + 1].split("\n\n")[0].splitlines()[2:]
-    rows = [[field.strip() for field in line.strip().strip("|").split("|")] for line in lines]
-    return {row[0]: row[3:] for row in rows}
 
 
 class TestStatistics:
@@ -335,139 +227,6 @@ class TestAtomicWrite:
             write_atomically(path, "new")
         assert path.read_text() == "old"
         assert os.listdir(tmp_path) == ["table.md"]
-
-
-class TestTable2:
-    def test_numbers(self, paper_table: tuple[pd.DataFrame, str, str]):
-        numbers, _, _ = paper_table
-        assert list(numbers.index) == ["mvp", "mvp-topk", "dfp"]
-        row = numbers.loc["mvp-topk"]
-        assert (row["label"], row["backbone"], row["top_k"]) == ("MVP w/ top-K", "MeanFlow", "✓")
-        # [1, 1, 1, 1, 0.99]: mean 0.998, deviations 4 × 0.002² + 0.008² = 8e-5, over 4 and not over 5.
-        assert (row.lift_mean, row.lift_std, row.lift_seeds) == (0.998, pytest.approx(2e-5**0.5, rel=1e-5), 5)
-        assert numbers.loc["mvp", "cube-double-task2_std"] == pytest.approx(0.1**0.5, rel=1e-5)
-        assert numbers.loc["mvp", "cube-double-task3_std"] == 0
-        assert numbers.loc["mvp", "average"] == pytest.approx((0.9 + 0.6 + 0.0) / 3)
-
-    def test_paper_stands_beside(self, paper_table: tuple[pd.DataFrame, str, str]):
-        numbers, markdown, _ = paper_table
-        assert (numbers.lift_paper_mean["mvp"], numbers.lift_paper_std["mvp"]) == (0.998, 0.0)
-        assert numbers.average_paper["mvp"] == pytest.approx((0.998 + 0.984 + 0.986) / 3, rel=1e-5)
-        assert rows_of(markdown, 1) == {
-            "MVP": ["<u>99.8 ± 0</u>", "98.4 ± 1", "98.6 ± 1", "98.9"],
-            "MVP w/ top-K": ["**100.0 ± 0**", "<u>99.6 ± 1</u>", "<u>98.8 ± 1</u>", "<u>99.5</u>"],
-            "DFP (Ours)": ["**100.0 ± 0**", "**100.0 ± 0**", "**99.6 ± 1**", "**99.9**"],
-        }
-
-    def test_the_last_evaluation_counts_not_the_best(self, tmp_path: Path):
-        numbers, _, _ = table(make_results(tmp_path, {("lift", "dfp"): [0.25, 0.35]}))
-        assert numbers.lift_mean["dfp"] == 0.3
-
-    def test_marks(self, paper_table: tuple[pd.DataFrame, str, str]):
-        _, markdown, _ = paper_table
-        assert rows_of(markdown, 0) == {
-            "MVP": ["<u>90.0 ± 0</u>", "<u>60.0 ± 32</u>", "0.0 ± 0", "<u>50.0</u>"],
-            "MVP w/ top-K": ["**99.8 ± 0**", "<u>60.0 ± 0</u>", "**30.0 ± 0**", "**63.3**"],
-            "DFP (Ours)": ["**99.8 ± 0**", "**70.0 ± 0**", "<u>20.0 ± 0</u>", "**63.3**"],
-        }
-
-    def test_ranks_are_those_of_the_printed_values(self, tmp_path: Path):
-        finals = {("lift", "mvp"): [0.9, 0.9004], ("lift", "dfp"): [0.9, 0.9]}
-        _, markdown, _ = table(make_results(tmp_path, finals))
-        assert [row[0] for row in rows_of(markdown, 0).values()] == ["**90.0 ± 0**"] * 2
-
-    def test_missing_seeds_are_shown(self, tmp_path: Path):
-        finals: Finals = {
-            ("lift", "mvp"): [0.5, 0.5, 0.5],
-            ("cube-double-task2", "mvp"): [0.4, 0.6, 0.5],
-            ("cube-double-task3", "mvp"): [0.1, None, None],
-            ("lift", "dfp"): [0.9, 0.8, 0.7],
-            ("cube-double-task2", "dfp"): [None, 0.9, 0.9],
-            ("cube-double-task3", "dfp"): [None, None, None],
-        }
-        results = make_results(tmp_path, finals)
-        with pytest.raises(ConfigError, match="no such file"):
-            write_table(2, results)
-        numbers, markdown, tex = table(results, partial=True)
-        assert rows_of(markdown, 0) == {
-            "MVP": ["<u>50.0 ± 0</u>", "50.0 ± 10", "10.0 (n=1/3)", "<u>50.0 (1 of 3 tasks)</u>"],
-            "DFP (Ours)": ["**80.0 ± 10**", "90.0 ± 0 (n=2/3)", "—", "**80.0 (1 of 3 tasks)**"],
-        }
-        assert "neither marked nor averaged" in markdown
-        assert r"90.0 $\pm$ 0 (n=2/3) & --- & \textbf{80.0 (1 of 3 tasks)} \\" in tex
-        assert list(numbers.loc["dfp", ["cube-double-task2_seeds", "cube-double-task3_seeds"]]) == [2, 0]
-        assert np.isnan(numbers.loc["dfp", "cube-double-task3_mean"])
-        assert (numbers.average["dfp"], numbers.average_tasks["dfp"]) == (0.8, 1)
-
-    def test_unfinished_run_does_not_count_as_its_last_row(self, tmp_path: Path):
-        results = make_results(tmp_path, {("lift", "dfp"): [0.5, 0.7]})
-        path = results / "runs/lift/dfp/seed1/metrics.csv"
-        rows = pd.read_csv(path).iloc[:2].to_dict("records")
-        path.unlink()
-        path.with_name("progress.json").write_text(json.dumps({"metrics": rows}))
-        _, markdown, _ = table(results, partial=True)
-        assert rows_of(markdown, 0)["DFP (Ours)"] == ["50.0 (n=1/2)", "—"]
-
-    def test_one_seed_has_no_deviation(self, tmp_path: Path):
-        results, _ = one_run(tmp_path)
-        numbers, markdown, _ = table(results)
-        assert rows_of(markdown, 0)["DFP (Ours)"] == ["**50.0**", "**50.0**"]
-        assert np.isnan(numbers.lift_std["dfp"])
-        assert "of one seed, hence no deviation" in markdown
-
-    def test_a_task_that_the_paper_lacks(self, tmp_path: Path):
-        numbers, markdown, _ = table(make_results(tmp_path, {("cube-single-task2", "dfp"): [0.5, 0.5]}))
-        assert rows_of(markdown, 1)["DFP (Ours)"] == ["—", "—"]
-        assert np.isnan(numbers.average_paper["dfp"])
-        assert numbers.average_paper_tasks["dfp"] == 0
-
-    def test_markdown_says_what_it_shows(self, paper_table: tuple[pd.DataFrame, str, str]):
-        _, markdown, _ = paper_table
-        assert markdown.startswith("**Table 2.** Ablation on the top-K loss. Success rate (%) after 4 offline and 6 ")
-        assert "(100 episodes), mean ± sample standard deviation over 5 seeds" in markdown
-        assert "| Robomimic<br>lift | Cube-double<br>task2 | Cube-double<br>task3 | Avg. |" in markdown
-        assert "**Reported in the paper, Table 2: 1,000,000 offline and 1,000,000 online steps, 5 seeds**" in markdown
-
-    def test_latex_rows_fit_the_tabular(self, paper_table: tuple[pd.DataFrame, str, str]):
-        _, _, tex = paper_table
-        assert r"\begin{tabular}{lllcccc}" in tex
-        assert r" &  &  & \multicolumn{1}{c}{Robomimic} & \multicolumn{2}{c}{Cube-double} &  \\" in tex
-        assert r"\cmidrule(lr){4-4} \cmidrule(lr){5-6}" in tex
-        assert r"MVP w/ top-K & MeanFlow & $\checkmark$ & \textbf{99.8 $\pm$ 0} & \underline{60.0 $\pm$ 0}" in tex
-        rows = [line for line in tex.splitlines() if line.endswith(r"\\") and "multicolumn" not in line]
-        assert len(rows) == 1 + 2 * 3
-        assert {row.count("&") for row in rows} == {6}
-        assert tex.count("{") == tex.count("}")
-
-    def test_latex_escapes(self, tmp_path: Path):
-        results, _ = one_run(tmp_path)
-        runs = pd.read_csv(results / "runs.csv", keep_default_na=False)
-        save(runs.assign(label="DFP_λ=0.1 & 50% {x}"), results / "runs.csv")
-        _, markdown, tex = table(results)
-        assert r"DFP\_$\lambda$=0.1 \& 50\% \{x\} & Drifting" in tex
-        assert "| DFP_λ=0.1 & 50% {x} |" in markdown
-
-    def test_latex_compiles(self, tmp_path: Path, paper_table: tuple[pd.DataFrame, str, str]):
-        engine = shutil.which("tectonic") or shutil.which("pdflatex")
-        if engine is None:
-            pytest.skip("neither tectonic nor pdflatex is installed")
-        (tmp_path / "table2.tex").write_text(paper_table[2])
-        document = r"\documentclass{article}\usepackage{booktabs}\begin{document}\input{table2.tex}\end{document}"
-        (tmp_path / "document.tex").write_text(document)
-        options = ["-interaction=nonstopmode", "-halt-on-error"] if engine.endswith("pdflatex") else []
-        done = subprocess.run([engine, *options, "document.tex"], cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout[-2000:]
-        assert (tmp_path / "document.pdf").exists()
-
-    def test_same_runs_same_bytes(self, paper_results: Path, paper_table: tuple[pd.DataFrame, str, str]):
-        _, markdown, tex = paper_table
-        paths = write_table(2, paper_results)
-        assert [path.name for path in paths] == ["table2.csv", "table2.md", "table2.tex"]
-        assert [path.read_text() for path in paths[1:]] == [markdown, tex]
-
-    def test_unknown_number(self, tmp_path: Path):
-        with pytest.raises(ConfigError, match="table 11: not one of the tables made here: 2"):
-            write_table(11, tmp_path)
 
 
 def frame_of(results: Path, partial: bool = False) -> pd.DataFrame:

@@ -46,6 +46,37 @@ def test_the_paper_plans_exactly_the_runs_of_table_2():
     }
 
 
+OFFLINE_METHODS = set(load_catalogue().experiments["table7"].methods)
+
+
+@pytest.mark.parametrize(
+    ("experiments", "target", "jobs"),
+    [
+        ("table5", "table5", {"pretrain": 6 * 12 * 5, "finetune": 8 * 12 * 5}),
+        pytest.param(
+            "table7",
+            "table7",
+            {"offline": 11 * 5 * 8},
+            marks=pytest.mark.skipif(
+                not set(load_catalogue().methods) >= OFFLINE_METHODS, reason="the catalogue lacks offline methods"
+            ),
+        ),
+        ("table3,table8", "table8", {"offline": 5 * 8}),
+        ("table3,table10", "table10", {"pretrain": 3 * 5, "finetune": 12 * 5}),
+    ],
+)
+def test_a_table_plans_exactly_the_runs_it_needs(experiments, target, jobs):
+    chosen = ("--configfile", "config/config.yaml", "--config", f"experiments=[{experiments}]")
+    counts = planned(f"results/{target}.csv", *chosen, folder=ROOT)
+    counts.pop("data", None)
+    assert counts == jobs | {"runs": 1, "table": 1}
+
+
+def test_the_table_of_costs_needs_no_run():
+    counts = planned("results/table9.csv", "--configfile", "config/config.yaml", folder=ROOT)
+    assert counts == {"runs": 1, "cost": 1, "table": 1}
+
+
 CONTENT = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text()) | {"seeds": [0, 1]}
 
 

@@ -91,7 +91,10 @@ def _sheet(numbers: pd.DataFrame, devices: Counter[str]) -> Sheet:
         count, finished = f"{row['runs']:,}", f"{row['runs_finished']:,}"
         paper = NOTHING if pd.isna(row["paper_gpu_hours"]) else f"{row['paper_gpu_hours']:,.0f}"
         text.append([count if count == finished else f"n={finished}/{count}", own, added, paper])
-    used = ", ".join(f"{device} ({count:,} runs)" for device, count in devices.most_common()) or "nothing yet"
+    used = (
+        ", ".join(f"{device} ({count:,} run{'s' if count > 1 else ''})" for device, count in devices.most_common())
+        or "nothing yet"
+    )
     complete = (numbers.runs == numbers.runs_finished).all()
     columns = ["Runs", "Hours", "Not needed above", f"Reported in the paper, {PAPER_DEVICE}"]
     return Sheet(

@@ -4,9 +4,8 @@ import shlex
 import sys
 from pathlib import Path
 
-sys.path.insert(
-    0, str(workflow.basedir)
-)  # an environment made from environment.yml has no dfp installed
+# An environment made from environment.yml has no dfp installed.
+sys.path.insert(0, str(workflow.basedir))
 
 from dfp.experiments import plan, run_table
 from dfp.spec import ConfigError, canonical_json, load_catalogue, parse_config
@@ -159,30 +158,33 @@ def pack_of(kind):
     return marker
 
 
-def metrics_of(*experiments):
-    """The metrics files that these tables and figures read."""
-    return files_of("metrics.csv", [run for run in PLAN.runs if run.experiment in experiments])
-
-
 def files_of(name, runs):
-    """The file of this name in the folder of every run and of the pretraining that it starts from."""
-    folders = dict.fromkeys(folder for run in runs for folder in (run.pretrained, run.folder))
-    return [f"{RESULTS}/{folder}/{name}" for folder in folders]
+    """The file of this name of every run and of the pretraining that it starts from."""
+    folders = [folder for run in runs for folder in (run.pretrained, run.folder)]
+    return [f"{RESULTS}/{folder}/{name}" for folder in dict.fromkeys(folders)]
+
+
+def runs_of(*experiments):
+    """The runs of these tables and figures."""
+    for name in experiments:
+        known(dict.fromkeys(SETTINGS.experiments), name, "table or figure")
+    return [run for run in PLAN.runs if run.experiment in experiments]
+
+
+def metrics_of(*experiments):
+    """The metrics files of the runs of these tables and figures."""
+    return files_of("metrics.csv", runs_of(*experiments))
 
 
 def inputs_of(name):
-    """The files that a table or figure is made from."""
-    known(dict.fromkeys(SETTINGS.experiments), name, "table or figure")
-    made_from = CATALOGUE.experiments[name].made_from
-    runs = f"{RESULTS}/runs.csv"
-    if made_from == "runs":
-        return [runs, *metrics_of(name)]
-    if made_from == "specs":
-        own = [run.folder for run in PLAN.runs if run.experiment == name]
-        return [runs, *(f"{RESULTS}/{folder}/manifest.json" for folder in dict.fromkeys(own))]
-    if made_from == "every run":
-        return [runs, *files_of("manifest.json", PLAN.runs)]
-    return [f"{RESULTS}/cost.csv"] if made_from == "cost" else []
+    """The files that a table or figure is made from: what `made_from` of its entry says."""
+    own, table = runs_of(name), f"{RESULTS}/runs.csv"
+    return {
+        "runs": [table, *files_of("metrics.csv", own)],
+        "specs": [table, *files_of("manifest.json", own)],
+        "every run": [table, *files_of("manifest.json", PLAN.runs)],
+        "cost": [f"{RESULTS}/cost.csv"],
+    }.get(CATALOGUE.experiments[name].made_from, [])
 
 
 def wave(wildcards):

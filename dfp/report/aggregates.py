@@ -184,7 +184,13 @@ def markdown(frame: pd.DataFrame, runs: pd.DataFrame) -> str:
         head = ["Method", "runs", "tasks", "mean, last", "IQM, last", "mean, best"]
         head += ["regret"] if (rows.statistic == "regret").any() else []
         head += [f"P({labels[reference]} better)"] if reference else []
-        lines += ["", f"## {experiment}: {titles[experiment]}", "", _pipes(head), _pipes([":--", *["--:"] * (len(head) - 1)])]
+        lines += [
+            "",
+            f"## {experiment}: {titles[experiment]}",
+            "",
+            _pipes(head),
+            _pipes([":--", *["--:"] * (len(head) - 1)]),
+        ]
         for method in methods:
             mine = rows[rows.method == method].set_index(["evaluation", "statistic"])
             first = mine.iloc[0]

@@ -107,7 +107,9 @@ def our_cells(wanted: pd.DataFrame, rates: pd.DataFrame, runs: pd.DataFrame) -> 
     """
     tasks = [tasks_of(task, table) for task, table in zip(wanted.task, wanted.table, strict=True)]
     stage = np.where(wanted.table == OFFLINE_RL, "offline", "finetune")
-    columns = wanted[CELL].assign(stage=stage, size=list(map(len, tasks)), task=tasks, cell=wanted.index).explode("task")
+    columns = (
+        wanted[CELL].assign(stage=stage, size=list(map(len, tasks)), task=tasks, cell=wanted.index).explode("task")
+    )
     key = ["stage", "task", "method"]
     listed = _whole(columns.merge(runs.drop_duplicates([*key, "seed"])[[*key, "seed"]], on=key))
     found = columns.merge(rates, on=[*key, "phase"])
@@ -116,10 +118,11 @@ def our_cells(wanted: pd.DataFrame, rates: pd.DataFrame, runs: pd.DataFrame) -> 
         mean=("rate", "mean"), std=("rate", "std"), n=("rate", "size"), episodes=("episodes", "min")
     )
     used = found.merge(finished.reset_index()[["cell", "seed"]], on=["cell", "seed"])
-    ours["scale"] = used.groupby("cell")["scale"].agg(lambda scales: "; ".join(sorted(set(scales) - {PAPER_SCALE})))
+    scales = {cell: "; ".join(sorted(set(scales) - {PAPER_SCALE})) for cell, scales in used.groupby("cell")["scale"]}
     cells = wanted[CELL].join(ours)
     cells["listed"] = listed.groupby("cell").size().reindex(cells.index)
-    return cells.fillna({"n": 0, "listed": 0, "episodes": 0, "scale": ""}).astype(dict.fromkeys(COUNTS, int))
+    cells["scale"] = [scales.get(cell, "") for cell in cells.index]
+    return cells.fillna(dict.fromkeys(COUNTS, 0)).astype(dict.fromkeys(COUNTS, int))
 
 
 COUNTS = ("n", "listed", "episodes")

@@ -133,12 +133,12 @@ def better_than_mvp_on_every_task(numbers: Numbers) -> Outcome:
     return _everywhere(gains), _behind(gains)
 
 
-@claim("5.2", "with particularly large gains on the multimodal long-horizon tasks (cube-triple-task4, cube-quadruple-task3)")
+@claim("5.2", "with particularly large gains on the multimodal long-horizon tasks")
 def largest_gains_over_mvp_are_long_horizon(numbers: Numbers) -> Outcome:
     return _larger_where_long(numbers.means(1, ONLINE), "dfp", "mvp")
 
 
-@claim("5.2", "outperforms MVP consistently across time: at the end of the offline stage too, on every task")
+@claim("5.2", "outperforms MVP consistently across time [at the end of both phases, on every task]")
 def better_than_mvp_in_both_phases(numbers: Numbers) -> Outcome:
     offline, online = (numbers.gains(6, "dfp", "mvp", phase) for phase in ("offline", "online"))
     return _everywhere(pd.concat([offline, online])), f"offline: {_behind(offline)}; online: {_behind(online)}"
@@ -150,7 +150,7 @@ def better_than_mvp_offline_on_average(numbers: Numbers) -> Outcome:
     return gain > 0, f"{gain:+.1f} ± {half:.1f} pp at the end of the offline phase"
 
 
-@claim("5.2", "faster convergence in the online stage [than MVP]: less regret over it, on average")
+@claim("5.2", "faster convergence in the online stage [than MVP: less regret over it, on average]")
 def faster_online_than_mvp(numbers: Numbers) -> Outcome:
     gain, half = numbers.gain(1, {"mvp": 1, "dfp": -1}, REGRET)
     return gain > 0, f"MVP's regret is {gain:+.1f} ± {half:.1f} pp above DFP's"
@@ -174,7 +174,7 @@ def seven_points_by_topk_on_drifting(numbers: Numbers) -> Outcome:
     return _gains(numbers, 2, "dfp", "dfp-no-topk", 7.4)
 
 
-@claim("5.3", "Adding top-K benefits the two backbones asymmetrically: +7.4 against +2.4 pp")
+@claim("5.3", "Adding top-K benefits the two backbones asymmetrically [+7.4 against +2.4 pp]")
 def topk_gains_more_on_drifting(numbers: Numbers) -> Outcome:
     gain, half = numbers.gain(2, {"dfp": 1, "dfp-no-topk": -1, "mvp-topk": -1, "mvp": 1})
     holds = True if gain > half else False if gain + half < 7.4 - 2.4 else None
@@ -198,7 +198,9 @@ def drifting_gains_most_online_where_long(numbers: Numbers) -> Outcome:
     methods = [*BASELINES, "mvp-topk", "dfp-no-topk", "dfp"]
     gain = numbers.means(6, methods, "online") - numbers.means(6, methods, "offline")
     order = gain.filter(regex=LONG).mean(axis=1).sort_values(ascending=False)
-    return set(order.index[:2]) == {"dfp", "dfp-no-topk"}, ", ".join(f"{key} {rate:+.1f}" for key, rate in order[:4].items())
+    return set(order.index[:2]) == {"dfp", "dfp-no-topk"}, ", ".join(
+        f"{key} {rate:+.1f}" for key, rate in order[:4].items()
+    )
 
 
 # --------------------------------------------------------------------------- Tables 3 and 4: lambda and K
@@ -229,7 +231,10 @@ def robust_to_k(numbers: Numbers) -> Outcome:
 def worst_k_is_comparable_to_the_best_baseline(numbers: Numbers) -> Outcome:
     size, baseline = numbers.averages(4, SIZES), numbers.averages(1, BASELINES)
     worst = f"{size.idxmin()} {size.min():.1f}"
-    return size.min() >= baseline.max() - NEAR, f"{worst}, best baseline {_best(baseline)}; comparable: within {NEAR} pp"
+    return (
+        size.min() >= baseline.max() - NEAR,
+        f"{worst}, best baseline {_best(baseline)}; comparable: within {NEAR} pp",
+    )
 
 
 # --------------------------------------------------------------------------- Table 7: offline RL
@@ -277,9 +282,7 @@ def one_step_inference_ten_times_faster(numbers: Numbers) -> Outcome:
 # --------------------------------------------------------------------------- what several claims share
 
 
-def _gains(
-    numbers: Numbers, table: int, better: str, worse: str, points: float, marginal: bool = False
-) -> Outcome:
+def _gains(numbers: Numbers, table: int, better: str, worse: str, points: float, marginal: bool = False) -> Outcome:
     gain, half = numbers.gain(table, {better: 1, worse: -1})
     holds = abs(gain - points) <= max(half, ROUNDING)
     unclear = holds and abs(gain) <= half and not marginal

@@ -89,7 +89,10 @@ def markdown(frame: pd.DataFrame, absent: int) -> str:
         digest = row["digest"][:12]
         cells = (row["run"], f"`{digest}`", row["device"], row["attempts"], f"{row['hours']:.2f}", row["finished"])
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    lines += ["", "A spec is every number that a run depends on; `python -m dfp show results/...` prints that of a run."]
+    lines += [
+        "",
+        "A spec is every number that a run depends on; `python -m dfp show results/...` prints that of a run.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -101,7 +104,6 @@ SHARED = {
 
 def _versions(frame: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Per package, each version and how many runs had it."""
-
 
     table = pd.DataFrame([json.loads(text) for text in frame.versions]).fillna("not recorded")
     return {str(package): table[package].value_counts().to_dict() for package in table}

@@ -38,11 +38,11 @@ def _what_ran(known: pd.DataFrame, listed: int) -> list[str]:
     n = f"{seeds.min()} to {seeds.max()}" if seeds.min() != seeds.max() else f"{seeds.max()}"
     other = known.scale[known.scale != "paper"]
     lines = [
-        f"- **Runs**: {len(known)} of {listed} finished ({stages}); {known.task.nunique()} tasks, {n} seeds per cell",
+        f"- **Runs**: {len(known)} of {listed} finished ({stages}); tasks: {known.task.nunique()}; seeds per cell: {n}",
         f"- **Device**: {_counted(known.device)}; {known.hours.sum():.1f} hours of all attempts, "
         f"{known.attempts.sum()} attempts",
         f"- **Code**: {_counted(known.git_commit.str.slice(0, 12))}",
-        "- **Scale**: the paper's (Table 5)" if other.empty else f"- **Scale**: {_counted(other)}",
+        "- **Scale**: the paper's (Table 5)" if other.empty else f"- **Scale**: {_settings(other)}",
     ]
     if len(other) == len(known):
         lines += ["", "**No run is at the paper's scale, so no number here confirms or contradicts the paper.**"]
@@ -88,8 +88,16 @@ def _verdict(cells: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
     for row in claims[claims.verdict.isin([HOLDS, "fails"])].to_dict("records"):
         lines.append(f"- {row['verdict']}: “{row['quote']}” (Section {row['section']}): {row['numbers']}")
     own = claims[claims.paper == "fails"]
-    lines += ["", f"On the numbers that the paper prints itself, {len(own)} of its claims fail: {', '.join(own.claim)}."]
+    lines += [
+        "",
+        f"On the numbers that the paper prints itself, {len(own)} of its claims fail: {', '.join(own.claim)}.",
+    ]
     return lines
+
+
+def _settings(scales: pd.Series) -> str:
+    """Every setting in which some run differs from the paper's protocol, once."""
+    return ", ".join(dict.fromkeys(setting for scale in scales for setting in scale.split(", ")))
 
 
 def _counted(values: pd.Series) -> str:

@@ -9,6 +9,13 @@ localrules:
 
 
 FINISHED = metrics_of(*SETTINGS.experiments)
+# Snakemake's report has a "Statistics" of its own: when which job ran.
+CATEGORIES = {
+    "summary": "Summary",
+    "verdict": "Verdict",
+    "statistics": "Aggregates",
+    "provenance": "Provenance",
+}
 COST = [f"{RESULTS}/cost.csv"] if "table9" in SETTINGS.experiments else []
 
 
@@ -19,8 +26,8 @@ rule statistics:
     output:
         csv=report(
             f"{RESULTS}/statistics.csv",
-            category="Statistics",
-            labels={"content": "every number"},
+            category="Aggregates",
+            labels={"content": "numbers"},
             caption="../report/statistics.rst",
         ),
         markdown=f"{RESULTS}/statistics.md",
@@ -43,7 +50,7 @@ use rule statistics as verdict with:
         csv=report(
             f"{RESULTS}/verdict.csv",
             category="Verdict",
-            labels={"content": "every number"},
+            labels={"content": "numbers"},
             caption="../report/verdict.rst",
         ),
         markdown=f"{RESULTS}/verdict.md",
@@ -56,7 +63,7 @@ use rule statistics as provenance with:
         csv=report(
             f"{RESULTS}/provenance.csv",
             category="Provenance",
-            labels={"content": "every run"},
+            labels={"content": "numbers"},
             caption="../report/provenance.rst",
         ),
         markdown=f"{RESULTS}/provenance.md",
@@ -79,13 +86,11 @@ rule page:
     output:
         html=report(
             f"{RESULTS}/{{name}}.html",
-            category=lambda wildcards: (
-                "Tables" if wildcards.name in TABLES else wildcards.name.capitalize()
-            ),
+            category=lambda wildcards: CATEGORIES.get(wildcards.name, "Tables"),
             labels=lambda wildcards: (
-                {"table": wildcards.name.removeprefix("table"), "format": "page"}
+                {"table": wildcards.name.removeprefix("table"), "format": "as a page"}
                 if wildcards.name in TABLES
-                else {"content": "page"}
+                else {"content": "as a page"}
             ),
             caption="../report/page.rst",
         ),

@@ -57,7 +57,8 @@ class TestCell:
         assert np.isnan(row.difference_low) == (n == 1)
 
     def test_no_variance_is_not_certainty(self):
-        # All of 500 episodes on both sides, then 99 %, then 98 %: p = 501/502 and so on, as worked in the module's text.
+        # 500 of 500 episodes: p = 501 / 502, s = 0.45 points. 495: p = 496 / 502, s = 1.09, and the half width of the
+        # difference is 2.53 * sqrt((0.20 + 1.18) / 5) = 1.33 points; of 485 it is 2.16.
         ceiling = {"paper_mean": 1.0, "paper_std": 0.0, "std": 0.0}
         assert cell(mean=1.0, **ceiling).verdict == "agrees"
         assert cell(mean=0.99, **ceiling).verdict == "agrees"

@@ -117,7 +117,7 @@ def _warnings(frame: pd.DataFrame) -> list[str]:
     for column, what in {"git_commit": "versions of the code", "device": "kinds of device"}.items():
         if (kinds := len(set(frame[column]))) > 1:
             lines.append(f"- **{kinds} {what}** among the runs.")
-    mixed = [package for package, found in _versions(frame).items() if len(found) > 1]
+    mixed = sorted(package for package, found in _versions(frame).items() if len(found) > 1)
     if mixed:
         lines.append(f"- **Several versions** of {', '.join(mixed)}.")
     if other := sum(scale != "paper" for scale in frame.scale):

@@ -36,9 +36,10 @@ rule statistics:
     conda:
         ENVIRONMENT
     params:
+        command="statistics",
         results=folder_of("csv"),
     shell:
-        "python -m dfp {rule} --results-dir {params.results:q} 2>&1 | tee {log:q}"
+        "python -m dfp {params.command} --results-dir {params.results:q} 2>&1 | tee {log:q}"
 
 
 use rule statistics as verdict with:
@@ -56,6 +57,9 @@ use rule statistics as verdict with:
         markdown=f"{RESULTS}/verdict.md",
     log:
         f"{RESULTS}/logs/verdict.log",
+    params:
+        command="verdict",
+        results=folder_of("csv"),
 
 
 use rule statistics as provenance with:
@@ -69,6 +73,9 @@ use rule statistics as provenance with:
         markdown=f"{RESULTS}/provenance.md",
     log:
         f"{RESULTS}/logs/provenance.log",
+    params:
+        command="provenance",
+        results=folder_of("csv"),
 
 
 use rule verdict as summary with:
@@ -77,6 +84,7 @@ use rule verdict as summary with:
     log:
         f"{RESULTS}/logs/summary.log",
     params:
+        command="summary",
         results=folder_of("markdown"),
 
 

@@ -11,6 +11,9 @@ if "data_dir" not in config:
     configfile: "config/config.yaml"
 
 
+report: "workflow/report/workflow.rst"
+
+
 include: "workflow/rules/common.smk"
 include: "workflow/rules/needs.smk"
 include: "workflow/rules/data.smk"

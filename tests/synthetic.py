@@ -43,7 +43,9 @@ def make_results(folder: Path, config: Config, rate: Rate) -> Path:
 def write_run(folder: Path, spec: RunSpec, end: float) -> None:
     """``metrics.csv`` and ``manifest.json`` of a finished run whose last success rate is ``end``."""
     online = spec.online
-    phase, before, length = ("online", spec.training.offline_steps, online.steps) if online else ("offline", 0, spec.training.offline_steps)
+    phase, before, length = (
+        ("online", spec.training.offline_steps, online.steps) if online else ("offline", 0, spec.training.offline_steps)
+    )
     rows = [
         (phase, before + step, value, spec.evaluation.episodes, -40.5, 80.25, 10.0, step if online else 0)
         for step, value in ((length // 2, end / 2), (length, end))

@@ -62,14 +62,14 @@ def run_scores(tidy: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for run, curve in tidy.groupby(key, sort=False):
         start, length = (int(steps) for steps in listed.loc[run])
-        rates = curve.set_index("step")["success_rate"]
-        if start + length not in rates.index:
+        steps, rates = curve["step"].to_numpy(), curve["success_rate"].to_numpy()
+        if steps[-1] != start + length:
             continue
-        phase = rates[rates.index > start] if length else rates
-        online = rates[rates.index >= start]
-        whole = length > 0 and start in online.index
-        regret = online_regret(online.index.to_numpy(), online.to_numpy()) if whole else np.nan
-        rows.append((*run, rates[start + length], phase.max(), regret))
+        best = rates[steps > start].max() if length else rates.max()
+        online = steps >= start
+        whole = length > 0 and steps[online][0] == start
+        regret = online_regret(steps[online], rates[online]) if whole else np.nan
+        rows.append((*curve[key].iloc[0], rates[-1], best, regret))
     return pd.DataFrame(rows, columns=pd.Index([*key, "last", "best", "regret"]))
 
 
@@ -86,8 +86,8 @@ def statistics(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     for experiment, listed in comparisons(runs):
         mine = scores.merge(listed[["stage", *CELL, "seed"]], on=["stage", *CELL, "seed"])
         labels = dict(zip(listed.method, listed.label, strict=True))
-        for row in [*_per_task(mine, listed), *_over_tasks(mine, listed)]:
-            rows.append({"experiment": experiment, "label": labels[row["method"]], **row})
+        found = [*_per_task(mine, listed), *_over_tasks(mine, listed)]
+        rows += [{"experiment": experiment, "label": labels[row["method"]], **row} for row in found]
     return pd.DataFrame(rows, columns=pd.Index(COLUMNS))
 
 
@@ -154,12 +154,12 @@ def _kinds(listed: pd.DataFrame) -> list[tuple[str, str, str]]:
 
 def common_runs(scores: pd.DataFrame, methods: list[str]) -> pd.DataFrame:
     """The rows of ``scores`` whose task and seed every method has."""
-    return scores[scores.groupby(["task", "seed"])["method"].transform("nunique") == len(methods)]
+    return scores.loc[scores.groupby(["task", "seed"])["method"].transform("nunique") == len(methods)]
 
 
 def strata_of(scores: pd.DataFrame, method: str, column: str) -> Strata:
     """The scores of a method, one array per task."""
-    mine = scores[scores.method == method].sort_values("seed", kind="stable")
+    mine = scores.loc[scores.method == method].sort_values("seed", kind="stable")
     return [values.to_numpy() for _, values in mine.groupby("task", sort=True)[column]]
 
 
@@ -177,23 +177,29 @@ def markdown(frame: pd.DataFrame, runs: pd.DataFrame) -> str:
     """One table per comparison: the aggregates over tasks, in percent."""
     lines = ["# Statistics", "", NOTE]
     titles = dict(zip(runs.experiment, runs.title, strict=True))
-    for experiment, rows in frame[frame.task == ALL_TASKS].groupby("experiment", sort=False):
+    for experiment, rows in frame.loc[frame.task == ALL_TASKS].groupby("experiment", sort=False):
         methods = list(rows.method.unique())
         reference = next((method for method in OURS if method in methods), None)
         labels = dict(zip(rows.method, rows.label, strict=True))
         head = ["Method", "runs", "tasks", "mean, last", "IQM, last", "mean, best"]
         head += ["regret"] if (rows.statistic == "regret").any() else []
         head += [f"P({labels[reference]} better)"] if reference else []
-        lines += ["", f"## {experiment}: {titles[experiment]}", "", _pipes(head), _pipes([":--", *["--:"] * (len(head) - 1)])]
+        lines += [
+            "",
+            f"## {experiment}: {titles[experiment]}",
+            "",
+            _pipes(head),
+            _pipes([":--", *["--:"] * (len(head) - 1)]),
+        ]
         for method in methods:
-            mine = rows[rows.method == method].set_index(["evaluation", "statistic"])
+            mine = rows.loc[rows.method == method].set_index(["evaluation", "statistic"])
             first = mine.iloc[0]
             cells = [labels[method], f"{first.runs} of {first.listed}", f"{first.tasks}"]
             cells += [_percent(mine.loc[("last", name)]) for name in ("mean", "interquartile_mean")]
             cells += [_percent(mine.loc[("best", "mean")])]
             cells += [_percent(mine.loc[("online phase", "regret")])] if "regret" in head else []
             if reference:
-                better = rows[(rows.method == reference) & (rows.versus == method)]
+                better = rows.loc[(rows.method == reference) & (rows.versus == method)]
                 cells += [_percent(better.iloc[0]) if len(better) else ""]
             lines.append(_pipes(cells))
     return "\n".join(lines) + "\n"

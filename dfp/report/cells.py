@@ -41,7 +41,7 @@ def paper_cells() -> pd.DataFrame:
     tasks = [len(tasks_of(task, table)) for task, table in zip(cells.task, cells.table, strict=True)]
     squares = cells.assign(square=cells["std"] ** 2).query("task != @AVERAGE").groupby(["table", "phase", "method"])
     average = np.sqrt(squares.square.sum(min_count=1)) / squares.size()
-    keys = pd.MultiIndex.from_frame(cells[["table", "phase", "method"]])
+    keys = pd.MultiIndex.from_frame(cells.reindex(columns=["table", "phase", "method"]))
     std = cells["std"].where(cells.task != AVERAGE, average.reindex(keys).to_numpy())
     return cells.assign(std=std, episodes=EPISODES * np.array(tasks))
 
@@ -78,24 +78,23 @@ def our_rates(tidy: pd.DataFrame, runs: pd.DataFrame, results_dir: Path) -> pd.D
     listed = runs.drop_duplicates(key)
     steps = tidy.merge(listed[[*key, "offline_steps", "online_steps", "pretrained"]], on=key)
     at_end = steps.step == steps.offline_steps + steps.online_steps * (steps.phase == "online")
-    ends = steps[at_end].rename(columns={"success_rate": "rate"})
+    ends = steps.loc[at_end].rename(columns={"success_rate": "rate"})
     folder = ends.run.where(ends.phase == "online", ends.pretrained)
     regret = run_scores(tidy, runs).dropna(subset="regret")
-    online = ends[ends.phase == "online"].drop(columns="rate").merge(regret[[*key, "regret"]], on=key)
+    online = ends.loc[ends.phase == "online"].drop(columns="rate").merge(regret[[*key, "regret"]], on=key)
     online = online.rename(columns={"regret": "rate"}).assign(phase=REGRET, folder=online.run)
     rows = pd.concat([ends.assign(folder=folder), online], ignore_index=True)
     known = manifests(results_dir, rows.folder)
-    rows = rows[rows.folder.isin(list(known))]  # --partial: a run at its last step that has no manifest yet
+    rows = rows.loc[rows.folder.isin(list(known))]  # --partial: a run at its last step that has no manifest yet
     scales = []
     for row in rows.to_dict("records"):
         spec = known[row["folder"]]["spec"]
         if (spec["task"]["key"], spec["seed"]) != (row["task"], row["seed"]):
-            raise ConfigError(
-                f"{results_dir / row['folder'] / 'manifest.json'}: a run of {spec['task']['key']}, seed {spec['seed']}; "
-                f"here belongs {row['task']}, seed {row['seed']}"
-            )
+            path = results_dir / row["folder"] / "manifest.json"
+            found, wanted = f"{spec['task']['key']}, seed {spec['seed']}", f"{row['task']}, seed {row['seed']}"
+            raise ConfigError(f"{path}: a run of {found}; here belongs {wanted}")
         scales.append(scale(spec, online=row["phase"] != "offline"))
-    return rows.assign(scale=scales)[[*key, "phase", "rate", "episodes", "scale"]]
+    return rows.assign(scale=scales).reindex(columns=[*key, "phase", "rate", "episodes", "scale"])
 
 
 def our_cells(wanted: pd.DataFrame, rates: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -107,7 +106,9 @@ def our_cells(wanted: pd.DataFrame, rates: pd.DataFrame, runs: pd.DataFrame) -> 
     """
     tasks = [tasks_of(task, table) for task, table in zip(wanted.task, wanted.table, strict=True)]
     stage = np.where(wanted.table == OFFLINE_RL, "offline", "finetune")
-    columns = wanted[CELL].assign(stage=stage, size=list(map(len, tasks)), task=tasks, cell=wanted.index).explode("task")
+    columns = (
+        wanted[CELL].assign(stage=stage, size=list(map(len, tasks)), task=tasks, cell=wanted.index).explode("task")
+    )
     key = ["stage", "task", "method"]
     listed = _whole(columns.merge(runs.drop_duplicates([*key, "seed"])[[*key, "seed"]], on=key))
     found = columns.merge(rates, on=[*key, "phase"])
@@ -116,10 +117,11 @@ def our_cells(wanted: pd.DataFrame, rates: pd.DataFrame, runs: pd.DataFrame) -> 
         mean=("rate", "mean"), std=("rate", "std"), n=("rate", "size"), episodes=("episodes", "min")
     )
     used = found.merge(finished.reset_index()[["cell", "seed"]], on=["cell", "seed"])
-    ours["scale"] = used.groupby("cell")["scale"].agg(lambda scales: "; ".join(sorted(set(scales) - {PAPER_SCALE})))
+    scales = {cell: "; ".join(sorted(set(scales) - {PAPER_SCALE})) for cell, scales in used.groupby("cell")["scale"]}
     cells = wanted[CELL].join(ours)
     cells["listed"] = listed.groupby("cell").size().reindex(cells.index)
-    return cells.fillna({"n": 0, "listed": 0, "episodes": 0, "scale": ""}).astype(dict.fromkeys(COUNTS, int))
+    cells["scale"] = [scales.get(cell, "") for cell in cells.index]
+    return cells.fillna(dict.fromkeys(COUNTS, 0)).astype(dict.fromkeys(COUNTS, int))
 
 
 COUNTS = ("n", "listed", "episodes")
@@ -128,4 +130,4 @@ COUNTS = ("n", "listed", "episodes")
 def _whole(rows: pd.DataFrame, **fields: tuple[str, str]) -> pd.DataFrame:
     """Per (cell, seed), its number of tasks and ``fields``, where every task of the cell's column is there."""
     by_seed = rows.groupby(["cell", "seed"]).agg(tasks=("task", "size"), size=("size", "first"), **fields)
-    return by_seed[by_seed.tasks == by_seed["size"]]
+    return by_seed.loc[by_seed["tasks"] == by_seed["size"]]

@@ -27,12 +27,12 @@ class Numbers:
         ``cost``: milliseconds by (method, phase), or None.
         """
         columns = cells[cells.task != AVERAGE]
-        self._cells = {key: rows for key, rows in columns.groupby(["table", "phase"])}
+        self._cells = dict(iter(columns.groupby(["table", "phase"])))
         self._cost = cost
 
     def means(self, table: int, methods: list[str], phase: str = "online") -> pd.DataFrame:
         """Means [method, task] in percent, as the paper prints them: rounded to 0.1."""
-        return (100 * self._block(table, methods, phase)["mean"]).round(1)
+        return pd.DataFrame(100 * self._block(table, methods, phase)["mean"]).round(1)
 
     def averages(self, table: int, methods: list[str], phase: str = "online") -> pd.Series:
         """Per method, the mean over the table's tasks, in percent."""
@@ -50,8 +50,8 @@ class Numbers:
         """Per task, ``gain`` in points and ``half``, the half width of its 95 % Welch interval."""
         block = self._block(table, [better, worse], phase)
         rows = {}
-        for task in block["mean"]:
-            mean, std, n, episodes = (block[name][task].to_numpy(float) for name in FIELDS)
+        for task in pd.DataFrame(block["mean"]).columns:
+            mean, std, n, episodes = (block[(name, task)].to_numpy(float) for name in FIELDS)
             half = welch_half_width(np.array([1.0, -1.0]), at_least_sampling_std(std, mean, n, episodes), n)
             rows[task] = (round(100 * (mean[0] - mean[1]), 1), 100 * half)
         return pd.DataFrame.from_dict(rows, orient="index", columns=["gain", "half"])
@@ -69,8 +69,8 @@ class Numbers:
         if (table, phase) not in self._cells:
             raise Missing(f"no {phase} numbers of Table {table}")
         block = self._cells[table, phase].pivot(index="method", columns="task", values=FIELDS).reindex(methods)
-        absent = block["mean"].isna()
-        if absent.to_numpy().any():
-            names = ", ".join(absent.index[absent.any(axis=1)])
-            raise Missing(f"Table {table}, {phase}: {absent.to_numpy().sum()} of {absent.size} cells missing ({names})")
+        absent = np.isnan(block["mean"].to_numpy(float))
+        if absent.any():
+            names = ", ".join(method for method, row in zip(methods, absent, strict=True) if row.any())
+            raise Missing(f"Table {table}, {phase}: {absent.sum()} of {absent.size} cells missing ({names})")
         return block

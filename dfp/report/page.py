@@ -28,7 +28,9 @@ def write_page(markdown: Path, target: Path) -> Path:
     """Write ``markdown`` as a page without links to other files to ``target`` and return it."""
     text = markdown.read_text(encoding="utf-8")
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
-    body = MARKUP.sub(r"<\1>", body).replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+    body = (
+        MARKUP.sub(r"<\1>", body).replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+    )
     page = (
         f'<!DOCTYPE html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{html.escape(target.stem)}</title>'
         f"<style>{STYLE}</style></head>\n<body>\n{body}</body>\n</html>\n"

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import pandas as pd
 
 from dfp.spec import CATALOGUE, ConfigError, read_yaml
 
@@ -30,9 +29,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def manifests(results_dir: Path, folders: pd.Series) -> dict[str, dict[str, Any]]:
+def manifests(results_dir: Path, folders: Iterable[str]) -> dict[str, dict[str, Any]]:
     """The manifests of the finished runs among ``folders`` (relative to the results), by folder."""
-    finished = (folder for folder in folders.unique() if (results_dir / folder / "metrics.csv").exists())
+    finished = (folder for folder in dict.fromkeys(folders) if (results_dir / folder / "metrics.csv").exists())
     return {folder: read_manifest(results_dir / folder) for folder in finished}
 
 

@@ -44,7 +44,7 @@ def folders(runs: pd.DataFrame) -> list[str]:
 
 def provenance(results_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """One row per finished run, in the columns of :data:`COLUMNS`; ``hours`` are those of all its attempts."""
-    known = manifests(results_dir, pd.Series(folders(runs), dtype="str"))
+    known = manifests(results_dir, folders(runs))
     return pd.DataFrame([_row(folder, manifest) for folder, manifest in known.items()], columns=pd.Index(COLUMNS))
 
 
@@ -89,7 +89,10 @@ def markdown(frame: pd.DataFrame, absent: int) -> str:
         digest = row["digest"][:12]
         cells = (row["run"], f"`{digest}`", row["device"], row["attempts"], f"{row['hours']:.2f}", row["finished"])
         lines.append("| " + " | ".join(map(str, cells)) + " |")
-    lines += ["", "A spec is every number that a run depends on; `python -m dfp show results/...` prints that of a run."]
+    lines += [
+        "",
+        "A spec is every number that a run depends on; `python -m dfp show results/...` prints that of a run.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -102,7 +105,6 @@ SHARED = {
 def _versions(frame: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Per package, each version and how many runs had it."""
 
-
     table = pd.DataFrame([json.loads(text) for text in frame.versions]).fillna("not recorded")
     return {str(package): table[package].value_counts().to_dict() for package in table}
 
@@ -110,15 +112,14 @@ def _versions(frame: pd.DataFrame) -> dict[str, dict[str, int]]:
 def _warnings(frame: pd.DataFrame) -> list[str]:
     """What a reader must know before trusting a comparison between these runs."""
     lines = []
-    if frame.git_commit.str.endswith("-dirty").any():
-        dirty = int(frame.git_commit.str.endswith("-dirty").sum())
+    if dirty := sum(commit.endswith("-dirty") for commit in frame.git_commit):
         lines.append(f"- **{dirty} runs had uncommitted changes** (`-dirty`): their commit does not say what ran.")
     for column, what in {"git_commit": "versions of the code", "device": "kinds of device"}.items():
-        if frame[column].nunique() > 1:
-            lines.append(f"- **{frame[column].nunique()} {what}** among the runs.")
-    mixed = [package for package, found in _versions(frame).items() if len(found) > 1]
+        if (kinds := len(set(frame[column]))) > 1:
+            lines.append(f"- **{kinds} {what}** among the runs.")
+    mixed = sorted(package for package, found in _versions(frame).items() if len(found) > 1)
     if mixed:
         lines.append(f"- **Several versions** of {', '.join(mixed)}.")
-    if (frame.scale != "paper").any():
-        lines.append(f"- **{(frame.scale != 'paper').sum()} runs are not at the paper's scale**: not a reproduction.")
+    if other := sum(scale != "paper" for scale in frame.scale):
+        lines.append(f"- **{other} runs are not at the paper's scale**: not a reproduction.")
     return [*lines, ""] if lines else []

@@ -9,7 +9,7 @@ import pandas as pd
 
 from dfp.files import write_atomically
 from dfp.report.aggregates import comparisons
-from dfp.report.claims import HOLDS
+from dfp.report.claims import FAILS, HOLDS
 from dfp.report.collect import read_runs
 from dfp.report.provenance import folders, provenance
 from dfp.report.statistics import over_seeds
@@ -34,15 +34,15 @@ def _what_ran(known: pd.DataFrame, listed: int) -> list[str]:
     if known.empty:
         return [f"None of {listed} runs has finished."]
     stages = ", ".join(f"{count} {PLAIN[str(stage)]}" for stage, count in known.stage.value_counts().items())
-    seeds = known.groupby(["stage", "task", "method"]).size()
-    n = f"{seeds.min()} to {seeds.max()}" if seeds.min() != seeds.max() else f"{seeds.max()}"
-    other = known.scale[known.scale != "paper"]
+    seeds = known.groupby(["stage", "task", "method"]).size().tolist()
+    n = " to ".join(map(str, sorted({min(seeds), max(seeds)})))
+    other = known.loc[known.scale != "paper", "scale"]
     lines = [
-        f"- **Runs**: {len(known)} of {listed} finished ({stages}); {known.task.nunique()} tasks, {n} seeds per cell",
+        f"- **Runs**: {len(known)} of {listed} finished ({stages}); tasks: {known.task.nunique()}; seeds per cell: {n}",
         f"- **Device**: {_counted(known.device)}; {known.hours.sum():.1f} hours of all attempts, "
         f"{known.attempts.sum()} attempts",
         f"- **Code**: {_counted(known.git_commit.str.slice(0, 12))}",
-        "- **Scale**: the paper's (Table 5)" if other.empty else f"- **Scale**: {_counted(other)}",
+        "- **Scale**: the paper's (Table 5)" if other.empty else f"- **Scale**: {_settings(other)}",
     ]
     if len(other) == len(known):
         lines += ["", "**No run is at the paper's scale, so no number here confirms or contradicts the paper.**"]
@@ -85,11 +85,19 @@ def _verdict(cells: pd.DataFrame, claims: pd.DataFrame) -> list[str]:
     verdicts = ", ".join(f"{count} {name}" for name, count in total.items())
     lines = [f"**Cells of the paper's Tables 1-4, 6, 7** ({total.sum()}): {verdicts}.", ""]
     lines += [f"**Claims of its text** ({len(claims)}): {_counted(claims.verdict)}.", ""]
-    for row in claims[claims.verdict.isin([HOLDS, "fails"])].to_dict("records"):
+    for row in claims.loc[claims.verdict.isin([HOLDS, FAILS])].to_dict("records"):
         lines.append(f"- {row['verdict']}: “{row['quote']}” (Section {row['section']}): {row['numbers']}")
-    own = claims[claims.paper == "fails"]
-    lines += ["", f"On the numbers that the paper prints itself, {len(own)} of its claims fail: {', '.join(own.claim)}."]
+    own = claims.loc[claims.paper == FAILS]
+    lines += [
+        "",
+        f"On the numbers that the paper prints itself, {len(own)} of its claims fail: {', '.join(own.claim)}.",
+    ]
     return lines
+
+
+def _settings(scales: pd.Series) -> str:
+    """Every setting in which some run differs from the paper's protocol, once."""
+    return ", ".join(dict.fromkeys(setting for scale in scales for setting in scale.split(", ")))
 
 
 def _counted(values: pd.Series) -> str:

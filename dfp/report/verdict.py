@@ -18,8 +18,8 @@ import pandas as pd
 from dfp.report.cells import REGRET, our_cells, our_rates, paper_cells
 from dfp.report.claims import CLAIMS, judge
 from dfp.report.collect import evaluations, read_runs
-from dfp.report.protocol import PAPER_SCALE, protocol
 from dfp.report.numbers import Numbers
+from dfp.report.protocol import PAPER_SCALE, protocol
 from dfp.report.statistics import at_least_sampling_std, t_interval, welch_half_width
 from dfp.spec import CATALOGUE, ConfigError
 
@@ -41,7 +41,7 @@ def verdict(results_dir: Path, partial: bool) -> tuple[pd.DataFrame, pd.DataFram
     # The paper prints no regret; ours takes Table 1's place, whose curves show it (Figure 1).
     regret = paper[paper.table == 1].assign(phase=REGRET)
     ours = our_cells(pd.concat([paper, regret], ignore_index=True), rates, runs)
-    return judge_cells(ours[: len(paper)], paper), judge_claims(ours, our_cost(results_dir)), rates
+    return judge_cells(ours.iloc[: len(paper)], paper), judge_claims(ours, our_cost(results_dir)), rates
 
 
 # --------------------------------------------------------------------------- cells
@@ -100,7 +100,7 @@ def judge_claims(ours: pd.DataFrame, cost: pd.Series | None) -> pd.DataFrame:
 
 def paper_cost() -> pd.Series:
     """Table 9: milliseconds by (method, phase)."""
-    return pd.read_csv(CATALOGUE / "paper" / "table9.csv").set_index(["method", "phase"])["ms"]
+    return _milliseconds(pd.read_csv(CATALOGUE / "paper" / "table9.csv"))
 
 
 def our_cost(results_dir: Path) -> pd.Series | None:
@@ -117,5 +117,8 @@ def our_cost(results_dir: Path) -> pd.Series | None:
         raise ConfigError(f"{path}: column '{absent[0]}' is missing; needed: {', '.join(needed)}")
     network, training = protocol()["network"], protocol()["training"]
     size = (network["width"], network["depth"], training["batch_size"])
-    paper_size = cost[(cost[["width", "depth", "batch"]] == size).all(axis=1)]
-    return paper_size.groupby(["method", "phase"])["ms"].mean()
+    return _milliseconds(cost.loc[(cost[["width", "depth", "batch"]] == size).all(axis=1)])
+
+
+def _milliseconds(cost: pd.DataFrame) -> pd.Series:
+    return pd.Series({key: rows["ms"].mean() for key, rows in cost.groupby(["method", "phase"])}, dtype="float64")

@@ -25,8 +25,8 @@ LEGEND = """Every cell of the paper's success tables and every claim of its text
   truly equal, about one in twenty differs by chance.
 - **too few seeds**: fewer than 3 have finished. **not run**: none has.
 - **other scale**: run with other data, network or steps than the paper; such a number is shown and not compared.
-- A claim **holds**, **fails**, or **cannot be told yet**, because cells are missing or the seeds scatter too much. It is
-  also judged, by the same code, on the numbers that the paper prints itself.
+- A claim **holds**, **fails**, or one **cannot tell yet**: cells are missing, or the seeds scatter too much. It is also
+  judged, by the same code, on the numbers that the paper prints itself.
 
 Means, deviations and intervals over seeds, in percent; n of the listed seeds. The paper's n is 5, in Table 7 it is 8.
 """
@@ -59,7 +59,7 @@ def markdown(cells: pd.DataFrame, claims: pd.DataFrame, rates: pd.DataFrame) -> 
 
 def counts(cells: pd.DataFrame) -> pd.DataFrame:
     """Cells per table [table, verdict], then a row ``all``. A cell that two tables print counts in both."""
-    table = cells.groupby(["table", "verdict"]).size().unstack(fill_value=0).reindex(columns=JUDGEMENTS, fill_value=0)
+    table = pd.crosstab(cells["table"], cells["verdict"]).reindex(columns=list(JUDGEMENTS), fill_value=0)
     return pd.concat([table, table.sum().to_frame("all").T])
 
 
@@ -86,7 +86,7 @@ def claim_lines(claims: pd.DataFrame) -> list[str]:
 def _cell_lines(cells: pd.DataFrame) -> list[str]:
     lines = []
     for table, rows in cells.groupby("table"):
-        ran = rows[rows.n > 0]
+        ran = rows.loc[rows.n > 0]
         lines += [f"### Table {table}", ""]
         if ran.empty:
             lines += [f"None of its {len(rows)} cells has a finished run.", ""]
@@ -116,7 +116,7 @@ def _numbers(row: dict) -> list[str]:
 def _beyond_the_paper(cells: pd.DataFrame, rates: pd.DataFrame) -> list[str]:
     """Runs that no cell is about, so that nothing that was run goes unmentioned."""
     known = set(zip(cells.task, cells.method, strict=True))
-    others = {(row.task, row.method) for row in rates.itertuples() if (row.task, row.method) not in known}
+    others = set(zip(rates.task, rates.method, strict=True)) - known
     if not others:
         return []
     names = ", ".join(sorted({f"{method} on {task}" for task, method in others}))

@@ -9,6 +9,13 @@ localrules:
 
 
 FINISHED = metrics_of(*SETTINGS.experiments)
+# Snakemake's report has a "Statistics" of its own: when which job ran.
+CATEGORIES = {
+    "summary": "Summary",
+    "verdict": "Verdict",
+    "statistics": "Aggregates",
+    "provenance": "Provenance",
+}
 COST = [f"{RESULTS}/cost.csv"] if "table9" in SETTINGS.experiments else []
 
 
@@ -19,8 +26,8 @@ rule statistics:
     output:
         csv=report(
             f"{RESULTS}/statistics.csv",
-            category="Statistics",
-            labels={"content": "every number"},
+            category="Aggregates",
+            labels={"content": "numbers"},
             caption="../report/statistics.rst",
         ),
         markdown=f"{RESULTS}/statistics.md",
@@ -29,9 +36,10 @@ rule statistics:
     conda:
         ENVIRONMENT
     params:
+        command="statistics",
         results=folder_of("csv"),
     shell:
-        "python -m dfp {rule} --results-dir {params.results:q} 2>&1 | tee {log:q}"
+        "python -m dfp {params.command} --results-dir {params.results:q} 2>&1 | tee {log:q}"
 
 
 use rule statistics as verdict with:
@@ -43,12 +51,15 @@ use rule statistics as verdict with:
         csv=report(
             f"{RESULTS}/verdict.csv",
             category="Verdict",
-            labels={"content": "every number"},
+            labels={"content": "numbers"},
             caption="../report/verdict.rst",
         ),
         markdown=f"{RESULTS}/verdict.md",
     log:
         f"{RESULTS}/logs/verdict.log",
+    params:
+        command="verdict",
+        results=folder_of("csv"),
 
 
 use rule statistics as provenance with:
@@ -56,12 +67,15 @@ use rule statistics as provenance with:
         csv=report(
             f"{RESULTS}/provenance.csv",
             category="Provenance",
-            labels={"content": "every run"},
+            labels={"content": "numbers"},
             caption="../report/provenance.rst",
         ),
         markdown=f"{RESULTS}/provenance.md",
     log:
         f"{RESULTS}/logs/provenance.log",
+    params:
+        command="provenance",
+        results=folder_of("csv"),
 
 
 use rule verdict as summary with:
@@ -70,6 +84,7 @@ use rule verdict as summary with:
     log:
         f"{RESULTS}/logs/summary.log",
     params:
+        command="summary",
         results=folder_of("markdown"),
 
 
@@ -79,13 +94,11 @@ rule page:
     output:
         html=report(
             f"{RESULTS}/{{name}}.html",
-            category=lambda wildcards: (
-                "Tables" if wildcards.name in TABLES else wildcards.name.capitalize()
-            ),
+            category=lambda wildcards: CATEGORIES.get(wildcards.name, "Tables"),
             labels=lambda wildcards: (
-                {"table": wildcards.name.removeprefix("table"), "format": "page"}
+                {"table": wildcards.name.removeprefix("table"), "format": "as a page"}
                 if wildcards.name in TABLES
-                else {"content": "page"}
+                else {"content": "as a page"}
             ),
             caption="../report/page.rst",
         ),

@@ -167,8 +167,6 @@ def _panel(axes: Axes, panel: pd.DataFrame, lines: dict[str, dict[str, Any]], on
 
 def _published(axes: Axes, curves: pd.DataFrame, lines: dict[str, dict[str, Any]]) -> None:
     for method, curve in curves.groupby("method", sort=False):
-        pen = PUBLISHED_PEN | {
-            "color": lines[str(method)]["color"],
-            "label": f"{lines[str(method)]['label']}, {SOURCE}",
-        }
-        axes.plot(curve.step, 100 * curve["mean"], zorder=1.5, **pen)
+        pen = lines[str(method)]
+        label = f"{pen['label']}, {SOURCE}"
+        axes.plot(curve.step, 100 * curve["mean"], color=pen["color"], label=label, zorder=1.5, **PUBLISHED_PEN)

@@ -119,10 +119,9 @@ def draw_field(frame: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(6.9, 7.4), layout="constrained")
         grid = figure.subplots(2, 2, sharex=True, sharey=True).ravel()
         for axes, (_, stage) in zip(grid, stages.iterrows(), strict=True):
-            _stage(axes, frame[frame.stage == stage.stage])
-            axes.set_title(
-                f"{stage.stage} (update {stage.step:,})\n{_worth(frame[frame.stage == stage.stage])}", fontsize=9
-            )
+            part = frame[frame.stage == stage.stage]
+            _stage(axes, part)
+            axes.set_title(f"{stage.stage} (update {stage.step:,})\n{_worth(part)}", fontsize=9)
         figure.supxlabel("action, first coordinate", fontsize=9)
         figure.supylabel("action, second coordinate", fontsize=9)
         handles = {}  # a stage may lack a kind
@@ -142,7 +141,7 @@ def draw_field(frame: pd.DataFrame) -> Figure:
 
 
 def _stage(axes: Axes, part: pd.DataFrame) -> None:
-    kinds = {kind: rows for kind, rows in part.groupby("kind")}
+    kinds = dict(iter(part.groupby("kind")))
     for kind, marker, color, size, label in (
         ("data", "s", "0.72", 9, "data"),
         ("top-K", "^", BLUE, 14, "top-K of candidates of π_old"),
@@ -253,9 +252,8 @@ def draw_candidates(frame: pd.DataFrame) -> Figure:
             axes.remove()
         for axes, (title, part) in zip(grid, tasks, strict=False):
             first = part.iloc[0]
-            axes.axvspan(
-                0.5, first.positives + 0.5, color=OFFLINE, linewidth=0, zorder=0, label=f"K = {first.positives}"
-            )
+            best = f"the K = {first.positives} positives"
+            axes.axvspan(0.5, first.positives + 0.5, color=OFFLINE, linewidth=0, zorder=0, label=best)
             _band(axes, part.assign(x=part["rank"], value=part.q), lines)
             for method, rows_of in part.groupby("method", sort=False):
                 axes.axhline(

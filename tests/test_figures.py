@@ -61,7 +61,11 @@ def test_an_unfinished_offline_phase_is_no_point_of_an_online_figure(tmp_path: P
     assert list(frame.n) == [0]
     (axes,) = draw(frame, online=True).axes
     assert [text.get_text() for text in axes.texts] == ["no evaluation yet"]
-    assert [path.name for path in write_figure(3, results, partial=True)] == ["figure3.png", "figure3.pdf", "figure3.csv"]
+    assert [path.name for path in write_figure(3, results, partial=True)] == [
+        "figure3.png",
+        "figure3.pdf",
+        "figure3.csv",
+    ]
 
 
 def test_zero_variance_is_a_band_without_height(tmp_path: Path):

@@ -137,7 +137,9 @@ def test_every_check_is_perturbed():
 
 
 @pytest.mark.usefixtures("fresh")
-@pytest.mark.parametrize(("check", "where", "name", "wrong"), PERTURBED, ids=lambda value: getattr(value, "__name__", ""))
+@pytest.mark.parametrize(
+    ("check", "where", "name", "wrong"), PERTURBED, ids=lambda value: getattr(value, "__name__", "")
+)
 def test_fails_where_the_measured_is_wrong(check, where, name, wrong, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(where, name, wrong)
     assert not check().holds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -91,7 +92,7 @@ def luminance(color: str) -> float:
 def test_variants_are_an_ordered_scale_that_grey_keeps():
     lines = pens(VARIANTS)
     greys = [luminance(pen["color"]) for pen in lines.values()]
-    assert all(lighter - darker > 0.1 for lighter, darker in zip(greys, greys[1:], strict=False))
+    assert all(lighter - darker > 0.1 for lighter, darker in itertools.pairwise(greys))
     assert [pen["label"] for pen in lines.values()] == ["K=1", "K=2", "K=4", "K=8"]
     assert len({(str(pen["linestyle"]), pen["marker"]) for pen in lines.values()}) == 4
 

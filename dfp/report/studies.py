@@ -136,7 +136,7 @@ def draw_field(frame: pd.DataFrame) -> Figure:
             ncols=3,
             fontsize=8,
             frameon=False,
-            title=f"One seed, a toy with one state. Arrows: the field that trains the samples, at 1/{ARROW} of its length",
+            title=f"One seed, a toy with one state. Arrows: the field that trains it, at 1/{ARROW} of its length",
             title_fontsize=8,
         )
     return figure
@@ -153,7 +153,8 @@ def _stage(axes: Axes, part: pd.DataFrame) -> None:
             axes.scatter(kinds[kind].x, kinds[kind].y, s=size, marker=marker, color=color, linewidth=0, label=label)
     arrows = kinds["arrow"]
     axes.quiver(
-        arrows.x, arrows.y, arrows.dx, arrows.dy, angles="xy", scale_units="xy", scale=ARROW, width=0.0028, color="0.15",
+        arrows.x, arrows.y, arrows.dx, arrows.dy,
+        angles="xy", scale_units="xy", scale=ARROW, width=0.0028, color="0.15",
     )  # fmt: skip
     axes.set_xlim(-1.1, 1.1)
     axes.set_ylim(-1.1, 1.1)

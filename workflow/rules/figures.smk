@@ -16,10 +16,10 @@ rule figure:
         ),
         pdf=f"{RESULTS}/figure{{number}}.pdf",
         csv=f"{RESULTS}/figure{{number}}.csv",
-    wildcard_constraints:
-        number=r"(?!2\.)\d+",  # Figure 2 is a gallery, not made from runs
     log:
         f"{RESULTS}/logs/figure{{number}}.log",
+    wildcard_constraints:
+        number=r"(?!2\.)\d+",  # Figure 2 is a gallery, not made from runs
     conda:
         ENVIRONMENT
     params:
@@ -60,14 +60,16 @@ rule theory:
 
 rule study:
     input:
-        lambda wildcards: [] if wildcards.study == "field" else metrics_of(wildcards.study),
+        lambda wildcards: (
+            [] if wildcards.study == "field" else metrics_of(wildcards.study)
+        ),
         runs=rules.runs.output.table,
     output:
         csv=f"{RESULTS}/{{study}}.csv",
-    wildcard_constraints:
-        study="field|normalisation|candidates",
     log:
         f"{RESULTS}/logs/study-{{study}}.log",
+    wildcard_constraints:
+        study="field|normalisation|candidates",
     conda:
         ENVIRONMENT
     resources:
@@ -91,10 +93,10 @@ rule plot:
             caption="../report/study.rst",
         ),
         pdf=f"{RESULTS}/{{study}}.pdf",
-    wildcard_constraints:
-        study="field|normalisation|candidates",
     log:
         f"{RESULTS}/logs/plot-{{study}}.log",
+    wildcard_constraints:
+        study="field|normalisation|candidates",
     conda:
         ENVIRONMENT
     params:

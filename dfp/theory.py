@@ -38,7 +38,7 @@ class Gaussian(NamedTuple):
     mean: float
     variance: float
 
-    def score(self, a: Array | np.ndarray) -> Array:
+    def score(self, a: Array | np.ndarray | float) -> Array:
         """``d/da log density``."""
         return -(jnp.asarray(a) - self.mean) / self.variance
 
@@ -74,7 +74,7 @@ class Check(NamedTuple):
         return bool((abs(excess) if self.relation == "=" else excess) <= self.tolerance)
 
 
-def q_value(a: Array | np.ndarray) -> Array:
+def q_value(a: Array | np.ndarray | float) -> Array:
     """The critic of the example."""
     return -0.5 * (jnp.asarray(a) - BEST_ACTION) ** 2
 
@@ -356,7 +356,7 @@ def matched_variation(alpha: float) -> float:
         inside = (norm.cdf(radius) - norm.cdf(cross)) / mass
         return float(2.0 * (inside - (norm.cdf(radius / scale) - norm.cdf(cross / scale))))
 
-    return float(minimize_scalar(variation, bounds=(1.26 * scale, 3.0 * scale), method="bounded").fun)
+    return float(minimize_scalar(variation, bounds=(1.26 * scale, 3.0 * scale), method="bounded")["fun"])
 
 
 def sharp_limit() -> Check:

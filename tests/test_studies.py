@@ -195,7 +195,7 @@ def test_draw_candidates():
 
 
 def test_draw_nothing_yet():
-    nothing = candidates(1)[:0]
+    nothing = candidates(1).iloc[:0]
     assert draw_candidates(nothing).get_suptitle() == "no run has saved a state yet"
     empty = pd.DataFrame(columns=pd.Index([*studies.RUN_COLUMNS, "quantity", "phase", "x", "value", "listed"]))
     assert draw_normalisation(empty).get_suptitle() == "no run has saved a state yet"

@@ -54,7 +54,7 @@ def draw_theory(points: pd.DataFrame) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 6.4), layout="constrained")
         panels = dict(zip(("decomposition", "candidates", "bound", "flow"), figure.subplots(2, 2).flat, strict=True))
-        parts = {name: points[points.panel == name] for name in panels}
+        parts = {name: points.loc[points.panel == name] for name in panels}
         _decomposition(panels["decomposition"], parts["decomposition"])
         _candidates_limit(panels["candidates"], parts["candidates"])
         _bound(panels["bound"], parts["bound"])
@@ -120,7 +120,7 @@ def draw_field(frame: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(6.9, 7.4), layout="constrained")
         grid = figure.subplots(2, 2, sharex=True, sharey=True).ravel()
         for axes, (_, stage) in zip(grid, stages.iterrows(), strict=True):
-            part = frame[frame.stage == stage.stage]
+            part = frame.loc[frame.stage == stage.stage]
             _stage(axes, part)
             name = stage.stage.replace("L_BC", "$L_{BC}$").replace("L_topK", "$L_{topK}$")
             axes.set_title(f"{name} (update {stage.step:,})\n{_worth(part)}", fontsize=9)
@@ -178,9 +178,9 @@ def draw_normalisation(frame: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(9.6, 2.7 * max(len(tasks), 1) + 0.7), layout="constrained")
         grid = figure.subplots(max(len(tasks), 1), 3, squeeze=False)
         for row, (title, part) in zip(grid, tasks, strict=False):
-            spread, worth, success = (part[part.quantity == name] for name in ("spread", "q", "success_rate"))
+            spread, worth, success = (part.loc[part.quantity == name] for name in ("spread", "q", "success_rate"))
             _by_phase(row[0], spread, lines)
-            _band(row[1], worth[worth.phase == "online"], lines)
+            _band(row[1], worth.loc[worth.phase == "online"], lines)
             _band(row[2], success.assign(value=100 * success.value), lines, cut=False)
             row[0].set_ylim(bottom=0)
             row[2].set_ylim(-3, 103)
@@ -242,7 +242,7 @@ def _seeds(frame: pd.DataFrame) -> str:
 
 def draw_candidates(frame: pd.DataFrame) -> Figure:
     """A panel per task: mean Q of the N candidates by rank at the end of the online phase; the K best on grey."""
-    online = frame[frame.phase == "online"]
+    online = frame.loc[frame.phase == "online"]
     tasks = list(online.groupby("task_title", sort=False))
     lines = pens(frame)
     rows = max(ceil(len(tasks) / 3), 1)

@@ -50,7 +50,7 @@ def write_figure(number: int, results_dir: Path, partial: bool = False, publishe
     if number == GALLERY:
         return write_gallery(results_dir)
     frame = learning_curves(number, results_dir, partial)
-    others, _ = published_curves(frame if published and number in BOTH_PHASES else frame[:0])
+    others, _ = published_curves(frame if published and number in BOTH_PHASES else frame.iloc[:0])
     drawn = [frame.assign(source="this run"), *([others.assign(source=SOURCE)] if len(others) else [])]
     figure = draw(frame, others, online=number in ONLINE_PHASE)
     stem = results_dir / f"figure{number}"
@@ -63,7 +63,7 @@ def learning_curves(number: int, results_dir: Path, partial: bool = False) -> pd
     tidy = evaluations(results_dir, runs, partial)
     if number in ONLINE_PHASE:
         switch = tidy.run.map(runs.drop_duplicates("run").set_index("run").offline_steps)
-        tidy = tidy[tidy.step >= switch]
+        tidy = tidy.loc[tidy.step >= switch]
     return curves(tidy, runs)
 
 
@@ -102,7 +102,7 @@ def draw(frame: pd.DataFrame, published: pd.DataFrame | None = None, online: boo
         for axes, (task, panel) in zip(grid, frame.groupby("task", sort=False), strict=False):
             _panel(axes, panel, lines, online)
             if published is not None:
-                _published(axes, published[published.task == task], lines)
+                _published(axes, published.loc[published.task == task], lines)
         figure.supxlabel(ONLINE_AXIS if online else BOTH_AXIS, fontsize=9)
         figure.supylabel("Success rate (%)", fontsize=9)
         handles = [*(Line2D([], [], **pen) for pen in lines.values())]
@@ -170,8 +170,6 @@ def _panel(axes: Axes, panel: pd.DataFrame, lines: dict[str, dict[str, Any]], on
 
 def _published(axes: Axes, curves: pd.DataFrame, lines: dict[str, dict[str, Any]]) -> None:
     for method, curve in curves.groupby("method", sort=False):
-        pen = PUBLISHED_PEN | {
-            "color": lines[str(method)]["color"],
-            "label": f"{lines[str(method)]['label']}, {SOURCE}",
-        }
-        axes.plot(curve.step, 100 * curve["mean"], zorder=1.5, **pen)
+        pen = lines[str(method)]
+        label = f"{pen['label']}, {SOURCE}"
+        axes.plot(curve.step, 100 * curve["mean"], color=pen["color"], label=label, zorder=1.5, **PUBLISHED_PEN)

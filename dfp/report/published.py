@@ -21,8 +21,8 @@ def published_curves(cells: pd.DataFrame) -> tuple[pd.DataFrame, str]:
       Columns ``task, method, step, mean``: rates in [0, 1]. Only of runs of 1M + 1M steps: a step of a shorter run is
       not the same step.
     """
-    cells = cells[["task", "method", "offline_steps", "online_steps"]].drop_duplicates()
-    curves = pd.read_csv(PUBLISHED)[["task", "method", "step", "mean"]].merge(cells, on=["task", "method"])
+    cells = cells.loc[:, ["task", "method", "offline_steps", "online_steps"]].drop_duplicates()
+    curves = pd.read_csv(PUBLISHED, usecols=["task", "method", "step", "mean"]).merge(cells, on=["task", "method"])
     same = (curves.offline_steps == OFFLINE_STEPS) & (curves.online_steps == ONLINE_STEPS)
     reason = ""
     if not same.all():

@@ -19,6 +19,7 @@ from dfp.report.drawing import OFFLINE, STYLE, pens, write_drawing
 from dfp.spec import ConfigError
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "0.45"
+ARROW = 4  # by how much the arrows of the field are shortened
 PHASES = {"offline": "end of offline", "online": "end of online"}
 
 
@@ -53,7 +54,7 @@ def draw_theory(points: pd.DataFrame) -> Figure:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 6.4), layout="constrained")
         panels = dict(zip(("decomposition", "candidates", "bound", "flow"), figure.subplots(2, 2).flat, strict=True))
-        parts = {name: points[points.panel == name] for name in panels}
+        parts = {name: points.loc[points.panel == name] for name in panels}
         _decomposition(panels["decomposition"], parts["decomposition"])
         _candidates_limit(panels["candidates"], parts["candidates"])
         _bound(panels["bound"], parts["bound"])
@@ -106,7 +107,7 @@ def _flow(axes: Axes, part: pd.DataFrame) -> None:
     x, y = _series(part, "measured")
     axes.semilogy(x[::5], y[::5], "o", color=ORANGE, markersize=4, label="πθ → π⁺, 501 particles")
     axes.semilogy(*_series(part, "two modes"), "--", color=BLUE, label="one mode → two, 500 particles (KDE)")
-    _title(axes, "Eq. 6: KL along the flow of the field", "flow time t", "KL(q_t ‖ p)")
+    _title(axes, "Eq. 6: KL along the flow of the field", "flow time t", r"KL($q_t$ ‖ p)")
 
 
 # --------------------------------------------------------------------------- the field
@@ -119,10 +120,10 @@ def draw_field(frame: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(6.9, 7.4), layout="constrained")
         grid = figure.subplots(2, 2, sharex=True, sharey=True).ravel()
         for axes, (_, stage) in zip(grid, stages.iterrows(), strict=True):
-            _stage(axes, frame[frame.stage == stage.stage])
-            axes.set_title(
-                f"{stage.stage} (update {stage.step:,})\n{_worth(frame[frame.stage == stage.stage])}", fontsize=9
-            )
+            part = frame.loc[frame.stage == stage.stage]
+            _stage(axes, part)
+            name = stage.stage.replace("L_BC", "$L_{BC}$").replace("L_topK", "$L_{topK}$")
+            axes.set_title(f"{name} (update {stage.step:,})\n{_worth(part)}", fontsize=9)
         figure.supxlabel("action, first coordinate", fontsize=9)
         figure.supylabel("action, second coordinate", fontsize=9)
         handles = {}  # a stage may lack a kind
@@ -132,28 +133,28 @@ def draw_field(frame: pd.DataFrame) -> Figure:
             handles=list(handles.values()),
             labels=list(handles),
             loc="outside upper center",
-            ncols=4,
+            ncols=3,
             fontsize=8,
             frameon=False,
-            title="One seed, a toy with one state. Arrows: the field that trains the samples (Eq. 3, h = 0.2)",
+            title=f"One seed, a toy with one state. Arrows: the field that trains it, at 1/{ARROW} of its length",
             title_fontsize=8,
         )
     return figure
 
 
 def _stage(axes: Axes, part: pd.DataFrame) -> None:
-    kinds = {kind: rows for kind, rows in part.groupby("kind")}
+    kinds = dict(iter(part.groupby("kind")))
     for kind, marker, color, size, label in (
         ("data", "s", "0.72", 9, "data"),
-        ("top-K", "^", BLUE, 14, "top-K of candidates of π_old"),
         ("sample", "o", ORANGE, 9, "samples of the policy"),
+        ("top-K", "^", BLUE, 14, r"top-K of the candidates of $\pi_{old}$"),
     ):
         if kind in kinds:
             axes.scatter(kinds[kind].x, kinds[kind].y, s=size, marker=marker, color=color, linewidth=0, label=label)
     arrows = kinds["arrow"]
     axes.quiver(
-        arrows.x, arrows.y, arrows.dx, arrows.dy, angles="xy", scale_units="xy", scale=8, width=0.003, color="0.15",
-        label="field, at 1/8 of its length",
+        arrows.x, arrows.y, arrows.dx, arrows.dy,
+        angles="xy", scale_units="xy", scale=ARROW, width=0.0028, color="0.15",
     )  # fmt: skip
     axes.set_xlim(-1.1, 1.1)
     axes.set_ylim(-1.1, 1.1)
@@ -163,7 +164,7 @@ def _stage(axes: Axes, part: pd.DataFrame) -> None:
 
 def _worth(part: pd.DataFrame) -> str:
     samples = part[part.kind == "sample"]
-    return f"mean Q {samples.q.mean():.2f}, {(samples.x > 0).mean():.0%} of samples on the better side"
+    return f"mean Q {samples.q.mean():.2f}; {(samples.x > 0).mean():.0%} of samples right of 0"
 
 
 # --------------------------------------------------------------------------- mean_shift against joint
@@ -177,9 +178,9 @@ def draw_normalisation(frame: pd.DataFrame) -> Figure:
         figure = Figure(figsize=(9.6, 2.7 * max(len(tasks), 1) + 0.7), layout="constrained")
         grid = figure.subplots(max(len(tasks), 1), 3, squeeze=False)
         for row, (title, part) in zip(grid, tasks, strict=False):
-            spread, worth, success = (part[part.quantity == name] for name in ("spread", "q", "success_rate"))
+            spread, worth, success = (part.loc[part.quantity == name] for name in ("spread", "q", "success_rate"))
             _by_phase(row[0], spread, lines)
-            _band(row[1], worth[worth.phase == "online"], lines)
+            _band(row[1], worth.loc[worth.phase == "online"], lines)
             _band(row[2], success.assign(value=100 * success.value), lines, cut=False)
             row[0].set_ylim(bottom=0)
             row[2].set_ylim(-3, 103)
@@ -241,7 +242,7 @@ def _seeds(frame: pd.DataFrame) -> str:
 
 def draw_candidates(frame: pd.DataFrame) -> Figure:
     """A panel per task: mean Q of the N candidates by rank at the end of the online phase; the K best on grey."""
-    online = frame[frame.phase == "online"]
+    online = frame.loc[frame.phase == "online"]
     tasks = list(online.groupby("task_title", sort=False))
     lines = pens(frame)
     rows = max(ceil(len(tasks) / 3), 1)
@@ -253,16 +254,20 @@ def draw_candidates(frame: pd.DataFrame) -> Figure:
             axes.remove()
         for axes, (title, part) in zip(grid, tasks, strict=False):
             first = part.iloc[0]
-            axes.axvspan(
-                0.5, first.positives + 0.5, color=OFFLINE, linewidth=0, zorder=0, label=f"K = {first.positives}"
-            )
+            best = f"the K = {first.positives} positives"
+            axes.axvspan(0.5, first.positives + 0.5, color=OFFLINE, linewidth=0, zorder=0, label=best)
             _band(axes, part.assign(x=part["rank"], value=part.q), lines)
             for method, rows_of in part.groupby("method", sort=False):
                 axes.axhline(
                     rows_of.q_data.mean(), color=lines[str(method)]["color"], linestyle=":", linewidth=1.2,
                     label=f"the data's own chunks, {lines[str(method)]['label']}",
                 )  # fmt: skip
-            _title(axes, f"{title} ({first.states} states of the data)", "rank among N candidates of π_old", "mean Q")
+            _title(
+                axes,
+                f"{title} ({first.states} states of the data)",
+                r"rank among the N candidates of $\pi_{old}$",
+                "mean Q",
+            )
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
             axes.set_xlim(0.5, first.candidates + 0.5)
             axes.tick_params(labelsize=8)

@@ -1,6 +1,7 @@
 localrules:
     figure,
     figure2,
+    plot,
 
 
 # A table or figure with a rule of its own does not come from the general one.
@@ -61,10 +62,88 @@ rule figure:
         csv=f"{RESULTS}/figure{{number}}.csv",
     log:
         f"{RESULTS}/logs/figure{{number}}.log",
+    wildcard_constraints:
+        number=r"(?!2\.)\d+",  # Figure 2 is a gallery, not made from runs
+    conda:
+        ENVIRONMENT
+    params:
+        results=folder_of("png"),
+        published="" if SETTINGS.published_curves else "--no-published",
+    shell:
+        "python -m dfp figure {wildcards.number} --results-dir {params.results:q} {params.published}"
+        " 2>&1 | tee {log:q}"
+
+
+# Beyond the paper. On a CPU always: a GPU may multiply in less than the 24 bits that the checks' tolerances suppose.
+rule theory:
+    output:
+        csv=report(
+            f"{RESULTS}/theory.csv",
+            category="Theory",
+            labels={"content": "checks"},
+            caption="../report/study.rst",
+        ),
+        points=f"{RESULTS}/theory_points.csv",
+        png=report(
+            f"{RESULTS}/theory.png",
+            category="Theory",
+            labels={"content": "figure"},
+            caption="../report/study.rst",
+        ),
+        pdf=f"{RESULTS}/theory.pdf",
+    log:
+        f"{RESULTS}/logs/theory.log",
+    conda:
+        ENVIRONMENT
+    params:
+        results=folder_of("csv"),
+    shell:
+        "JAX_PLATFORMS=cpu python -m dfp theory --results-dir {params.results:q}"
+        " 2>&1 | tee {log:q}"
+
+
+rule study:
+    input:
+        lambda wildcards: (
+            [] if wildcards.study == "field" else metrics_of(wildcards.study)
+        ),
+        runs=rules.runs.output.table,
+    output:
+        csv=f"{RESULTS}/{{study}}.csv",
+    log:
+        f"{RESULTS}/logs/study-{{study}}.log",
+    wildcard_constraints:
+        study="field|normalisation|candidates",
+    conda:
+        ENVIRONMENT
+    resources:
+        mem_mb=12000,
+    params:
+        results=folder_of("csv"),
+        data_dir=SETTINGS.data_dir,
+    shell:
+        "JAX_PLATFORMS=cpu python -m dfp study {wildcards.study} --results-dir {params.results:q}"
+        " --data-dir {params.data_dir:q} 2>&1 | tee {log:q}"
+
+
+rule plot:
+    input:
+        csv=rules.study.output.csv,
+    output:
+        png=report(
+            f"{RESULTS}/{{study}}.png",
+            category="Studies",
+            labels={"study": "{study}"},
+            caption="../report/study.rst",
+        ),
+        pdf=f"{RESULTS}/{{study}}.pdf",
+    log:
+        f"{RESULTS}/logs/plot-{{study}}.log",
+    wildcard_constraints:
+        study="field|normalisation|candidates",
     conda:
         ENVIRONMENT
     params:
         results=folder_of("png"),
     shell:
-        "python -m dfp figure {wildcards.number} --results-dir {params.results:q}"
-        " 2>&1 | tee {log:q}"
+        "python -m dfp plot {wildcards.study} --results-dir {params.results:q} 2>&1 | tee {log:q}"

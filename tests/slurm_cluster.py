@@ -152,7 +152,7 @@ class Cluster:
                 gpus=GPUS,
                 cpus=self._cpus,
                 memory=self._memory,
-            )  # fmt: skip
+            )
         )
         (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/gpu[0-{GPUS - 1}]\n")
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # not used; "disabled" is no plugin

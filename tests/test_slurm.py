@@ -1,4 +1,4 @@
-"""The workflow on a real SLURM (tests/slurm_cluster.py): submitted, disturbed in every way, and ending as if nothing happened."""
+"""The workflow on a real SLURM (tests/slurm_cluster.py), disturbed in every way, ends as if nothing had happened."""
 
 import contextlib
 import datetime
@@ -27,12 +27,13 @@ CONTENT = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text()) | {
     "experiments": ["table2"],
     "training": {
         "batch_size": 32, "discount": 0.99, "learning_rate": 3.0e-4, "target_update_rate": 5.0e-3,
-        "offline_steps": 12_000,
+        "offline_steps": 40_000,
     },
     "online": {"steps": 4_000, "warmup_steps": 100, "buffer_capacity": 2_000_000},
-    "evaluation": {"interval": 2_000, "episodes": 1},
+    "evaluation": {"interval": 20_000, "episodes": 1},
 }  # fmt: skip
 CHECKPOINT_S = 2.0
+SHORT_MIN = 1
 LIMIT_S = 420.0
 QUICK = [
     "--seconds-between-status-checks",
@@ -191,8 +192,10 @@ def undisturbed(cluster: Cluster, literal: Workflow, tmp_path_factory: pytest.Te
 
 def test_a_disturbed_workflow_ends_as_the_undisturbed_one(cluster, undisturbed, tmp_path):
     shutil.copytree(undisturbed / "data", tmp_path / "data")
-    # A minute is too short for a pretraining, which therefore saves itself before its end.
-    workflow = Workflow(cluster, tmp_path, *write_config(tmp_path), "--set-resources", "pretrain:runtime=1").start()
+    # The allocation is too short for a pretraining, which therefore saves itself before its end.
+    workflow = Workflow(
+        cluster, tmp_path, *write_config(tmp_path), "--set-resources", f"pretrain:runtime={SHORT_MIN}"
+    ).start()
 
     def kill_trainer(run: str) -> None:
         os.kill(json.loads((tmp_path / "results" / run / "lease.json").read_text())["pid"], signal.SIGKILL)

@@ -33,8 +33,8 @@ CONTENT = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text()) | {
     "evaluation": {"interval": 20_000, "episodes": 1},
 }  # fmt: skip
 CHECKPOINT_S = 2.0
-SHORT_MIN = 1
-LIMIT_S = 420.0
+SHORT_MIN = 4
+LIMIT_S = 1200.0
 QUICK = [
     "--seconds-between-status-checks",
     "2",

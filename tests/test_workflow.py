@@ -1,5 +1,6 @@
 """The DAG, through Snakemake itself: what is planned, what a change reruns, what a typo says."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -146,3 +147,44 @@ def test_runs_by_seed_come_in_waves():
     config = parse_config(CONTENT, "c.yaml")
     seeds = [run.seed for run in plan(config, load_catalogue()).runs if run.method == "dfp"]
     assert seeds == [0, 1, 0, 1]
+
+
+def test_packs_are_of_one_seed_and_hold_k_runs():
+    counts = planned("results/table2.csv", "--configfile", "config/config.yaml", "--config", "pack=7", folder=ROOT)
+    # Per seed 24 pretrainings in 4 packs and 48 fine-tunings in 7: ceil(24 / 7) and ceil(48 / 7).
+    assert counts["pack"] == 5 * (4 + 7)
+    assert (counts["pretrain"], counts["finetune"]) == (24 * 5, 48 * 5)
+
+
+def test_in_packs_a_changed_run_runs_with_its_pack_alone(made, tmp_path):
+    """A method's setting changes; the pack of its seed runs, in which the others are finished already."""
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    write(folder, CONTENT)
+    arguments = ("--configfile", "c.yaml", "--config", "pack=3")
+    listed = snakemake(*arguments, "-n", "--summary", folder=folder)
+    for line in listed.stdout.splitlines()[1:]:
+        path = folder / line.split("\t")[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    touched = snakemake(*arguments, "--touch", "--forceall", folder=folder)
+    assert touched.returncode == 0, touched.stderr
+    shutil.rmtree(folder / "results" / "smoke" / "packs", ignore_errors=True)  # they are temporary
+    assert planned(*arguments, folder=folder) == {}
+    (folder / "results/smoke/runs/cube-single-task2/dfp/seed1/metrics.csv").unlink()
+    assert planned("results/smoke/table2.csv", *arguments, folder=folder) == {"pack": 1, "finetune": 1, "table": 1}
+
+
+@pytest.mark.parametrize("value", ["0", "two", "1.5", "true"])
+def test_a_pack_size_that_is_none_is_named(tmp_path, value):
+    write(tmp_path, CONTENT)
+    done = snakemake("-n", "--configfile", "c.yaml", "--config", f"pack={value}", folder=tmp_path)
+    assert done.returncode != 0
+    assert "allowed: a whole number from 1" in done.stdout + done.stderr
+
+
+def test_an_earlier_seed_is_submitted_first(tmp_path):
+    write(tmp_path, CONTENT | {"seeds": [0, 1, 2]})
+    done = snakemake("-n", "--configfile", "c.yaml", "--verbose", folder=tmp_path)
+    priorities = set(re.findall(r"seed=(\d)\n(?:.*\n)*?    priority: (-\d+)", done.stdout + done.stderr))
+    assert {("1", "-1"), ("2", "-2")} <= priorities

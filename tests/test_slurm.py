@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -113,7 +114,17 @@ class Workflow:
 
     def job_of(self, run: str) -> str:
         """Id of the running job that trains a run."""
-        return json.loads((self.folder / "results" / run / "lease.json").read_text())["job"]
+        return self._lease(run)["job"]
+
+    def trainer_of(self, run: str) -> int:
+        """Process id of the trainer of a run."""
+        return self._lease(run)["pid"]
+
+    def kill_trainer(self, run: str) -> None:
+        os.kill(self.trainer_of(run), signal.SIGKILL)
+
+    def _lease(self, run: str) -> dict[str, Any]:
+        return json.loads((self.folder / "results" / run / "lease.json").read_text())
 
 
 class CleanCheckout(Workflow):
@@ -206,37 +217,42 @@ def test_a_disturbed_workflow_ends_as_the_undisturbed_one(cluster, undisturbed, 
         cluster, tmp_path, *write_config(tmp_path), "--set-resources", f"pretrain:runtime={SHORT_MIN}"
     ).start()
 
-    def kill_trainer(run: str) -> None:
-        os.kill(json.loads((tmp_path / "results" / run / "lease.json").read_text())["pid"], signal.SIGKILL)
+    def hold_until_asked(run: str, pid: int) -> None:
+        """The second copy takes its time to start; the first must not be over before, on a machine of any speed."""
+        until("asked", lambda: (tmp_path / "results" / run / "claim.json").exists())
+        os.kill(pid, signal.SIGCONT)
 
     def submit_again(run: str) -> None:
         """A second copy of the job, as SLURM would run it: the same script."""
+        os.kill(pid := workflow.trainer_of(run), signal.SIGSTOP)
         script = cluster.call("scontrol", "write", "batch_script", workflow.job_of(run), "-")
         (tmp_path / "copy.sh").write_text(script[script.index("#!") :])
         cluster.call("sbatch", "-D", str(tmp_path), "-o", str(tmp_path / "copy.log"), str(tmp_path / "copy.sh"))
+        hold_until_asked(run, pid)
 
     def restart_slurmctld_and_let_time_run_out(run: str) -> None:
         """The run is held up until it is late, on a machine of any speed, but not until SLURM would kill it."""
-        lease = json.loads((tmp_path / "results" / run / "lease.json").read_text())
-        os.kill(lease["pid"], signal.SIGSTOP)
+        os.kill(pid := workflow.trainer_of(run), signal.SIGSTOP)
         cluster.stop_controller()
         time.sleep(5.0)  # longer than the interval between status checks
         cluster.start_controller()
-        (job,) = [job for job in workflow.jobs() if job["JobId"] == lease["job"]]
+        (job,) = [job for job in workflow.jobs() if job["JobId"] == workflow.job_of(run)]
         start = datetime.datetime.fromisoformat(job["StartTime"]).timestamp()
         late = start + 60 * SHORT_MIN * (1.0 - SLURM_MARGIN) + 1.0
         until("late", lambda: time.time() > late)
-        os.kill(lease["pid"], signal.SIGCONT)
+        os.kill(pid, signal.SIGCONT)
 
-    def restart_controller(_: str) -> None:
+    def restart_controller(run: str) -> None:
+        os.kill(pid := workflow.trainer_of(run), signal.SIGSTOP)
         workflow.kill()
         workflow.unlock()
         workflow.start()
+        hold_until_asked(run, pid)
 
     disturbances = {
         PRETRAINED[0]: lambda run: cluster.call("scancel", workflow.job_of(run)),
         PRETRAINED[1]: restart_slurmctld_and_let_time_run_out,
-        RUNS[0]: kill_trainer,
+        RUNS[0]: workflow.kill_trainer,
         RUNS[1]: submit_again,
         RUNS[2]: lambda run: cluster.call("scontrol", "requeue", workflow.job_of(run)),
         RUNS[3]: restart_controller,
@@ -260,10 +276,7 @@ def test_a_pack_loses_no_finished_run_and_ends_as_single_runs(cluster, undisturb
         cluster, tmp_path, *write_config(tmp_path), "--config", "pack=3", "--resources", "gpu=1"
     ).start()
 
-    def kill_trainer(run: str) -> None:
-        os.kill(json.loads((tmp_path / "results" / run / "lease.json").read_text())["pid"], signal.SIGKILL)
-
-    disturb(tmp_path, {RUNS[0]: kill_trainer, RUNS[1]: kill_trainer})
+    disturb(tmp_path, {RUNS[0]: workflow.kill_trainer, RUNS[1]: workflow.kill_trainer})
     workflow.wait()
 
     same_results(undisturbed, tmp_path)

@@ -1,7 +1,7 @@
 """Several runs on one GPU, each a process of its own: networks of this size leave most of a GPU idle.
 
-The members share nothing but the device: each has its own run folder, lease, checkpoints and share of the memory, and one
-that fails or is killed leaves the others alone. A run does not know that it is packed, so its result is the same.
+The members share nothing but the device: each has its own run folder, lease, checkpoints and share of the memory, and
+one that fails or is killed leaves the others alone. A run does not know that it is packed: its result is the same.
 """
 
 import json
@@ -100,8 +100,9 @@ def _start(member: Member, options: list[str], environment: dict[str, str]) -> s
 
 
 def _copy(stream: IO[str], prefix: str) -> None:
-    for line in stream:
-        print(prefix + line, end="", flush=True)
+    with stream:
+        for line in stream:
+            print(prefix + line, end="", flush=True)
 
 
 def _name(member: Member) -> str:

@@ -1,9 +1,9 @@
 """A second name for the results of a finished run, which Snakemake does not know.
 
-Snakemake deletes a job's declared outputs before it runs the job again, for whatever reason. A run that is finished must
-not be trained twice for that: ``finished/`` in its folder keeps its results (hard links: no space), and :func:`recall` puts
-them back in a moment. Only for exactly the same spec, started from exactly the same pretraining; who wants to train a
-finished run once more deletes its folder.
+Snakemake deletes a job's declared outputs before it runs the job again, for whatever reason. A run that is finished
+must not be trained twice for that: ``finished/`` in its folder keeps its results (hard links: no space), and
+:func:`recall` puts them back in a moment. Only for exactly the same spec, started from exactly the same pretraining;
+who wants to train a finished run once more deletes its folder.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""A real SLURM cluster of one node on this machine, with two devices that stand for GPUs.
+"""A real SLURM cluster of one node on this machine, with devices that stand for GPUs.
 
     python tests/slurm_cluster.py up [folder]      start it, and print what a shell must know to use it
     python tests/slurm_cluster.py down [folder]    end it, by the process ids it wrote down
@@ -23,7 +23,7 @@ from pathlib import Path
 FOLDER = Path("/tmp/dfp-slurm")  # of the commands above
 DAEMONS = ("munged", "slurmctld", "slurmd")
 COMMANDS = ("sbatch", "srun", "squeue", "sinfo", "scancel", "scontrol", "sacct", "sacctmgr")
-GPUS = 2
+GPUS = 4  # two at work, and two for second copies of their jobs
 START_S = 60.0
 
 CONF = """\
@@ -152,7 +152,7 @@ class Cluster:
                 gpus=GPUS,
                 cpus=self._cpus,
                 memory=self._memory,
-            )  # fmt: skip
+            )
         )
         (self.folder / "gres.conf").write_text(f"Name=gpu File={self.folder}/gpu[0-{GPUS - 1}]\n")
         (self.folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")  # not used; "disabled" is no plugin

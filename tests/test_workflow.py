@@ -1,5 +1,6 @@
 """The DAG, through Snakemake itself: what is planned, what a change reruns, what a typo says."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -177,3 +178,45 @@ def test_runs_by_seed_come_in_waves():
     config = parse_config(CONTENT, "c.yaml")
     seeds = [run.seed for run in plan(config, load_catalogue()).runs if run.method == "dfp"]
     assert seeds == [0, 1, 0, 1]
+
+
+def test_packs_are_of_one_seed_and_hold_k_runs(tmp_path):
+    write(tmp_path, CONTENT)
+    counts = planned("--configfile", "c.yaml", "--config", "pack=3", folder=tmp_path)
+    # Per seed two pretrainings in one pack, four fine-tunings in two.
+    assert (counts["pack"], counts["pretrain"], counts["finetune"]) == (2 * (1 + 2), 2 * 2, 4 * 2)
+
+
+def test_a_run_that_is_missing_runs_its_pack_alone(tmp_path):
+    """Its siblings are not made again, nor is anything because the packs' markers are gone."""
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    write(folder, CONTENT)
+    arguments = ("--configfile", "c.yaml", "--config", "pack=3")
+    listed = snakemake(*arguments, "-n", "--summary", folder=folder)
+    for line in listed.stdout.splitlines()[1:]:
+        path = folder / line.split("\t")[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("")
+    touched = snakemake(*arguments, "--touch", "--forceall", folder=folder)
+    assert touched.returncode == 0, touched.stderr
+    shutil.rmtree(folder / "results" / "smoke" / "packs", ignore_errors=True)  # they are temporary
+    assert planned(*arguments, folder=folder) == {}
+    run = "results/smoke/runs/cube-single-task2/dfp/seed1/metrics.csv"
+    (folder / run).unlink()
+    assert planned(run, *arguments, folder=folder) == {"pack": 1, "finetune": 1}
+
+
+@pytest.mark.parametrize("value", ["0", "two", "1.5", "true"])
+def test_a_pack_size_that_is_none_is_named(tmp_path, value):
+    write(tmp_path, CONTENT)
+    done = snakemake("-n", "--configfile", "c.yaml", "--config", f"pack={value}", folder=tmp_path)
+    assert done.returncode != 0
+    assert "allowed: a whole number from 1" in done.stdout + done.stderr
+
+
+def test_an_earlier_seed_is_submitted_first(tmp_path):
+    write(tmp_path, CONTENT | {"seeds": [0, 1, 2]})
+    done = snakemake("-n", "--configfile", "c.yaml", "--verbose", folder=tmp_path)
+    priorities = set(re.findall(r"seed=(\d)\n(?:.*\n)*?    priority: (-\d+)", done.stdout + done.stderr))
+    assert {("1", "-1"), ("2", "-2")} <= priorities

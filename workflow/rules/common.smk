@@ -77,9 +77,8 @@ def known(entries, key, what):
 
 # What the folder of a run is made of.
 CELLS = {
-    "task": {folder.split("/")[1] for folder in PLAN.specs},
-    "method": {folder.split("/")[2] for folder in PLAN.specs},
-    "seed": {folder.split("/")[3].removeprefix("seed") for folder in PLAN.specs},
+    what: {Path(folder).parts[place].removeprefix("seed") for folder in PLAN.specs}
+    for what, place in (("task", 1), ("method", 2), ("seed", 3))
 }
 
 
@@ -116,46 +115,6 @@ def start_of(wildcards):
     cell(wildcards)
     folder = f"runs/{wildcards.task}/{wildcards.method}/seed{wildcards.seed}"
     return f"{RESULTS}/{known(PLAN.starts, folder, 'run')}/agent.npz"
-
-
-def _packs():
-    """Folders of the runs of each pack, by (kind, seed, number): K of one kind and seed, in the order of the tables."""
-    by_wave = {}
-    for folder in PLAN.specs:
-        kind, _, _, seed = folder.split("/")
-        by_wave.setdefault((kind, seed.removeprefix("seed")), []).append(folder)
-    return {
-        (*wave, str(start // PACK)): folders[start : start + PACK]
-        for wave, folders in by_wave.items()
-        for start in range(0, len(folders), PACK)
-    }
-
-
-PACKS = _packs()
-PACK_OF = {folder: key for key, folders in PACKS.items() for folder in folders}
-
-
-def packed(wildcards):
-    """Folders of the runs of a pack."""
-    return known(PACKS, (wildcards.kind, wildcards.seed, wildcards.number), "pack")
-
-
-def packed_tasks(wildcards):
-    return [folder.split("/")[1] for folder in packed(wildcards)]
-
-
-def pack_of(kind):
-    """The marker of the pack that trains a run; none without packs. Its age does not matter: each run knows its spec."""
-
-    def marker(wildcards):
-        cell(wildcards)
-        if PACK == 1:
-            return []
-        folder = f"{kind}/{wildcards.task}/{wildcards.method}/seed{wildcards.seed}"
-        kind_, seed, number = known(PACK_OF, folder, "run")
-        return ancient(f"{RESULTS}/packs/{kind_}/seed{seed}-{number}")
-
-    return marker
 
 
 def files_of(name, runs):

@@ -9,11 +9,6 @@ if PACK > 1:
         offline,
 
 
-# Where a pack has trained the run, this job only puts the results under their names.
-TRAIN = "python -m dfp " + ("{rule}" if PACK == 1 else "recall")
-DEVICE = " --data-dir {params.data_dir:q} --threads {threads}" if PACK == 1 else ""
-
-
 rule pretrain:
     input:
         data=dataset_of,
@@ -37,8 +32,10 @@ rule pretrain:
         run_dir=folder_of("metrics"),
         data_dir=data_dir_of("data"),
     shell:
-        TRAIN + " --spec {params.spec:q}"
-        " --run-dir {params.run_dir:q}" + DEVICE + " 2>&1 | tee {log:q}"
+        f"{train('pretrain')}"
+        " --spec {params.spec:q}"
+        " --run-dir {params.run_dir:q}"
+        " 2>&1 | tee {log:q}"
 
 
 rule finetune:
@@ -65,13 +62,15 @@ rule finetune:
         pretrained=lambda wildcards, input: str(Path(input.start).parent),
         data_dir=data_dir_of("data"),
     shell:
-        TRAIN + " --spec {params.spec:q}"
+        f"{train('finetune')}"
+        " --spec {params.spec:q}"
         " --run-dir {params.run_dir:q}"
-        " --pretrained {params.pretrained:q}" + DEVICE + " 2>&1 | tee {log:q}"
+        " --pretrained {params.pretrained:q}"
+        " 2>&1 | tee {log:q}"
 
 
 # A run of offline RL: the same kind of job, with a place, a spec and a command of its own.
-use rule pretrain as offline with:
+rule offline:
     input:
         data=dataset_of,
         pack=pack_of("offline"),
@@ -81,6 +80,10 @@ use rule pretrain as offline with:
         manifest=f"{RESULTS}/offline/{{task}}/{{method}}/seed{{seed}}/manifest.json",
     log:
         f"{RESULTS}/logs/offline/{{task}}/{{method}}/seed{{seed}}.log",
+    priority: wave
+    conda:
+        ENVIRONMENT
+    threads: 1
     resources:
         gpu=int(PACK == 1),
         mem_mb=NEEDS["offline"]["memory"],
@@ -89,3 +92,8 @@ use rule pretrain as offline with:
         spec=spec_in("offline"),
         run_dir=folder_of("metrics"),
         data_dir=data_dir_of("data"),
+    shell:
+        f"{train('offline')}"
+        " --spec {params.spec:q}"
+        " --run-dir {params.run_dir:q}"
+        " 2>&1 | tee {log:q}"

@@ -63,9 +63,9 @@ def known(entries, key, what):
 
 # What the folder of a run is made of.
 CELLS = {
-    "task": {folder.split("/")[1] for folder in PLAN.specs},
-    "method": {folder.split("/")[2] for folder in PLAN.specs},
-    "seed": {folder.split("/")[3].removeprefix("seed") for folder in PLAN.specs},
+    "task": {Path(folder).parts[1] for folder in PLAN.specs},
+    "method": {Path(folder).parts[2] for folder in PLAN.specs},
+    "seed": {Path(folder).parts[3].removeprefix("seed") for folder in PLAN.specs},
 }
 
 

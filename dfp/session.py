@@ -77,13 +77,14 @@ class Session:
         self.checkpoints = Rotation(path, spec.digest())
         self.console = Console(path / "train.log", spec.stage, total)
         self.log = self.console.line
+        self._lease = Lease(path)
         self._restored: tuple[AgentState, dict[str, Any]] | None = None
         self._step = 0  # the last one seen
         self._stack = contextlib.ExitStack()
         self._saved = time.monotonic()
 
     def __enter__(self) -> Session:
-        self._stack.enter_context(Lease(self.folder.path))
+        self._stack.enter_context(self._lease)
         self._stack.enter_context(self.console)
         return self
 

@@ -356,7 +356,7 @@ def matched_variation(alpha: float) -> float:
         inside = (norm.cdf(radius) - norm.cdf(cross)) / mass
         return float(2.0 * (inside - (norm.cdf(radius / scale) - norm.cdf(cross / scale))))
 
-    return float(minimize_scalar(variation, bounds=(1.26 * scale, 3.0 * scale), method="bounded")["fun"])
+    return float(minimize_scalar(variation, bounds=(1.26 * scale, 3.0 * scale), method="bounded").fun)  # pyright: ignore
 
 
 def sharp_limit() -> Check:

@@ -143,7 +143,7 @@ def inputs_of(name):
         "specs": [table, *files_of("manifest.json", own)],
         "every run": [table, *files_of("manifest.json", PLAN.runs)],
         "cost": [f"{RESULTS}/cost.csv"],
-    }.get(CATALOGUE.experiments[name].made_from, [])
+    }[CATALOGUE.experiments[name].made_from]
 
 
 def wave(wildcards):

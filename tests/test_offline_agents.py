@@ -109,7 +109,13 @@ def test_iql_has_no_alpha_of_its_own_accord():
         ("iql", [{"alpha": alpha, "expectile": 0.9} for alpha in (1.0, 0.3, 10.0, 10.0, 3.0)]),
         ("ifql", 5 * [{"best_of": 32, "expectile": 0.9, "flow_steps": 10}]),
         ("idql", 5 * [{"best_of": 32, "expectile": 0.9, "diffusion_steps": 5, "blocks": 3, "ema_rate": 0.001}]),
-        ("srpo", 5 * [{"beta": 0.1, "expectile": 0.9, "blocks": 3, "weighting": "variance"}]),
+        (
+            "srpo",
+            [
+                {"beta": beta, "expectile": 0.9, "blocks": 3, "weighting": "variance"}
+                for beta in (0.03, 0.1, 0.1, 0.1, 0.1)
+            ],
+        ),
         ("bc", 5 * [{}]),
     ],
 )

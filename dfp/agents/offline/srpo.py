@@ -27,7 +27,9 @@ class Config(ImplicitQConfig):
 
     name: str = "srpo"
     beta: float = Field(
-        default=0.1, ge=0.0, description="beta, weight of the critics' gradient. Our choice; SRPO's differ by task."
+        default=0.1,
+        ge=0.0,
+        description="beta, weight of the critics' gradient. The FQL paper's Table 6: 0.1, on cube-single 0.03.",
     )
     weighting: Weighting = Field(
         default="variance",

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 
 from dfp.report.aggregates import run_scores
-from dfp.report.protocol import PAPER_SCALE, manifests, scale
+from dfp.report.manifests import finished_manifests
+from dfp.report.protocol import PAPER_SCALE, scale
 from dfp.spec import CATALOGUE, ConfigError, TaskEntry, load_catalogue
 
 CELL = ["table", "phase", "task", "method"]
@@ -84,7 +85,7 @@ def our_rates(tidy: pd.DataFrame, runs: pd.DataFrame, results_dir: Path) -> pd.D
     online = ends.loc[ends.phase == "online"].drop(columns="rate").merge(regret[[*key, "regret"]], on=key)
     online = online.rename(columns={"regret": "rate"}).assign(phase=REGRET, folder=online.run)
     rows = pd.concat([ends.assign(folder=folder), online], ignore_index=True)
-    known = manifests(results_dir, rows.folder)
+    known = finished_manifests(results_dir, rows.folder)
     rows = rows.loc[rows.folder.isin(list(known))]  # --partial: a run at its last step that has no manifest yet
     scales = []
     for row in rows.to_dict("records"):

@@ -11,6 +11,7 @@ from dfp.spec import ConfigError
 
 MANIFEST = "manifest.json"  # of a finished run
 RUN = "run.json"  # from the first moment on
+NEEDED = ("digest", "spec", "versions", "git_commit", "device", "wall_s", "spent_s", "attempts", "finished")
 
 
 def read_manifests(results_dir: Path, folders: Iterable[str], partial: bool) -> dict[str, dict[str, Any]]:
@@ -19,6 +20,19 @@ def read_manifests(results_dir: Path, folders: Iterable[str], partial: bool) -> 
     Raises :class:`ConfigError` naming the file where one is missing (without ``partial``) or no JSON object.
     """
     return _read(results_dir, folders, (MANIFEST,), partial)
+
+
+def finished_manifests(results_dir: Path, folders: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """The manifests of the finished runs among ``folders`` (relative to the results), by folder.
+
+    Raises :class:`ConfigError` where one is missing, damaged, or without one of :data:`NEEDED`.
+    """
+    finished = (folder for folder in dict.fromkeys(folders) if (results_dir / folder / "metrics.csv").exists())
+    manifests = read_manifests(results_dir, finished, partial=False)
+    for folder, manifest in manifests.items():
+        for key in NEEDED:
+            entry(manifest, key, object, results_dir / folder)
+    return manifests
 
 
 def specs_that_ran(results_dir: Path, folders: Iterable[str], partial: bool) -> dict[str, dict[str, Any]]:

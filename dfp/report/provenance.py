@@ -13,7 +13,8 @@ import pandas as pd
 
 from dfp.files import write_atomically
 from dfp.report.collect import read_runs
-from dfp.report.protocol import manifests, scale, spent_seconds
+from dfp.report.manifests import finished_manifests
+from dfp.report.protocol import scale
 from dfp.spec import ConfigError, canonical_json
 
 COLUMNS = (
@@ -26,7 +27,7 @@ def write_provenance(results_dir: Path, partial: bool = False) -> list[Path]:
     """Write ``provenance.csv`` and ``provenance.md`` below ``results_dir`` and return their paths.
 
     An unfinished run has no manifest; without ``partial`` one that is listed is an error. Raises
-    :class:`~dfp.spec.ConfigError` as :func:`~dfp.report.protocol.read_manifest` does.
+    :class:`~dfp.spec.ConfigError` as :func:`~dfp.report.manifests.finished_manifests` does.
     """
     runs = read_runs(results_dir)
     frame = provenance(results_dir, runs)
@@ -44,7 +45,7 @@ def folders(runs: pd.DataFrame) -> list[str]:
 
 def provenance(results_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """One row per finished run, in the columns of :data:`COLUMNS`; ``hours`` are those of all its attempts."""
-    known = manifests(results_dir, folders(runs))
+    known = finished_manifests(results_dir, folders(runs))
     return pd.DataFrame([_row(folder, manifest) for folder, manifest in known.items()], columns=pd.Index(COLUMNS))
 
 
@@ -62,7 +63,7 @@ def _row(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
         "versions": canonical_json(manifest["versions"]),
         "data": canonical_json({key: value for key, value in spec["data"].items() if value is not None}),
         "attempts": manifest["attempts"],
-        "hours": round(spent_seconds(manifest) / 3600, 4),
+        "hours": round(manifest["spent_s"] / 3600, 4),
         "finished": manifest["finished"],
         "scale": scale(spec, online=spec["stage"] == "finetune") or "paper",
     }

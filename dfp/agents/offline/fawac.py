@@ -11,14 +11,13 @@ import jax.numpy as jnp
 from jax import Array
 from pydantic import Field
 
-from dfp.agents.actor_critic import AgentState, Metrics, Params, per_step
+from dfp.agents.actor_critic import AgentState, Metrics, OneStepConfig, Params
 from dfp.agents.flow_policy import FlowPolicy, FlowPolicyConfig
 from dfp.agents.implicit_q import MAX_WEIGHT, advantage_weights
-from dfp.flow import draw_start, flow_matching_loss
 from dfp.replay import Batch
 
 
-class Config(FlowPolicyConfig):
+class Config(OneStepConfig, FlowPolicyConfig):
     """FAWAC's settings; the temperature stands by task in ``config/methods.yaml``."""
 
     name: str = "fawac"
@@ -43,11 +42,7 @@ class Agent(FlowPolicy):
         advantage = self.advantage(state, batch, value_key)
         weights = advantage_weights(advantage, self.config.inverse_temperature)
 
-        # L_BC: steps after an episode's end do not count.
-        noise, t = draw_start(flow_key, batch.action)
-        velocity = self.flow.at(actor, batch.observation)
-        valid = per_step(batch.valid, self.action_size)
-        loss = flow_matching_loss(velocity, batch.action, noise, t, weights[:, None] * valid)
+        loss = self.cloning_loss(actor, batch, flow_key, weights)
         return loss, {
             "bc_loss": loss, "advantage_mean": jnp.mean(advantage), "weight_mean": jnp.mean(weights),
             "clipped_share": jnp.mean(weights > 0.999 * MAX_WEIGHT),

@@ -11,13 +11,12 @@ import jax.numpy as jnp
 from jax import Array
 from pydantic import Field
 
-from dfp.agents.actor_critic import AgentState, Metrics, Params, per_step
+from dfp.agents.actor_critic import AgentState, Metrics, OneStepConfig, Params
 from dfp.agents.flow_policy import FlowPolicy, FlowPolicyConfig
-from dfp.flow import draw_start, flow_matching_loss
 from dfp.replay import Batch
 
 
-class Config(FlowPolicyConfig):
+class Config(OneStepConfig, FlowPolicyConfig):
     """FBRAC's settings; the weight stands by task in ``config/methods.yaml``."""
 
     name: str = "fbrac"
@@ -36,10 +35,8 @@ class Agent(FlowPolicy):
         """``alpha L_BC - mean Q(s, Euler(s, z))``."""
         flow_key, action_key = jax.random.split(key)
 
-        # L_BC: flow matching; steps after an episode's end do not count.
-        noise, t = draw_start(flow_key, batch.action)
-        velocity = self.flow.at(actor, batch.observation)
-        bc_loss = flow_matching_loss(velocity, batch.action, noise, t, per_step(batch.valid, self.action_size))
+        # L_BC: flow matching with the data.
+        bc_loss = self.cloning_loss(actor, batch, flow_key)
 
         # Q: of the action as it would be executed, with its gradient through every step of the flow.
         z = jax.random.normal(action_key, batch.action.shape)

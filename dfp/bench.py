@@ -39,13 +39,18 @@ ROWS = 20_000
 
 
 def bench_run(spec: RunSpec, phase: Phase | None, simulator: bool, steps: int, episodes: int) -> Iterator[Case]:
-    """Updates of one phase or both, acting, and, with ``simulator``, what the loops add to them."""
-    for one in PHASES if phase is None else (phase,):
+    """Updates of one phase or both, acting, and, with ``simulator``, what the loops add to them.
+
+    A run of offline RL has one phase, and no online loop.
+    """
+    phases = PHASES if spec.online is not None else PHASES[:1]
+    for one in phases if phase is None else (phase,):
         yield bench_update(spec, one)
     yield bench_act(spec)
     if simulator:
         yield bench_host(spec)
-        yield from bench_simulator(spec, steps, episodes)
+        if spec.online is not None:
+            yield from bench_simulator(spec, steps, episodes)
 
 
 # --------------------------------------------------------------------------- updates and acting
@@ -53,7 +58,7 @@ def bench_run(spec: RunSpec, phase: Phase | None, simulator: bool, steps: int, e
 
 def bench_update(spec: RunSpec, phase: Phase, rows: int = ROWS) -> Case:
     """Milliseconds per update, many of them in a dispatch, beside the matrix products it needs."""
-    run = spec.pretraining() if phase == "offline" else spec
+    run = offline_phase(spec) if phase == "offline" else spec
     agent = build_agent(run)
     state = jax.jit(agent.init)(jax.random.key(0))
     buffer, key = make_buffer(random_rows(run, rows), rows), jax.random.key(1)
@@ -100,7 +105,7 @@ def beside_rate(work: Callable[[int], None]) -> tuple[float, float]:
 
 def bench_host(spec: RunSpec, updates: int = 2000) -> Case:
     """Milliseconds of the host's own work per offline update: CPU time of the thread that drives the updates."""
-    run = spec.pretraining()
+    run = offline_phase(spec)
     training = run.training.model_copy(update={"offline_steps": 10 * updates})
     never = run.evaluation.model_copy(update={"interval": 10 * updates})
     run = run.model_copy(update={"training": training, "evaluation": never})
@@ -280,6 +285,11 @@ def resized(spec: RunSpec, width: int | None = None, depth: int | None = None, b
             "training": spec.training.model_copy(update=training),
         }
     )
+
+
+def offline_phase(spec: RunSpec) -> RunSpec:
+    """What runs offline: the pretraining of a fine-tuning; of a run of offline RL, itself."""
+    return spec if spec.online is None else spec.pretraining()
 
 
 # --------------------------------------------------------------------------- lines

@@ -16,6 +16,7 @@ from dfp.spec import (
     ConfigError,
     ExperimentEntry,
     RunSpec,
+    Stage,
     agent_for,
     base_method,
     experiment_entry,
@@ -95,6 +96,12 @@ def plan(config: Config, catalogue: Catalogue) -> Plan:
                     runs.append(Run(experiment, task, method, seed, specs[folder], folder, start))
     starts = {run.folder: run.pretrained for run in runs if run.spec.stage == "finetune"}
     return Plan(runs, specs | _pretrainings(runs), starts)
+
+
+def stage_of(method: str, catalogue: Catalogue) -> Stage:
+    """`offline` for a method that only tables of offline RL list, else `finetune`."""
+    stages = {entry.stage for entry in catalogue.experiments.values() if method in entry.methods}
+    return "offline" if stages == {"offline"} else "finetune"
 
 
 def _cells(entry: ExperimentEntry, config: Config) -> tuple[list[str], list[int]]:

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from dfp import bench
 from dfp.__main__ import app
+from dfp.experiments import stage_of
 from dfp.report.scaling import LABELS, draw_scaling
 from dfp.session import build_agent
 from dfp.spec import CATALOGUE, load_catalogue, load_config, run_spec
@@ -129,3 +130,15 @@ def test_the_loops_are_measured_on_the_steps_they_made():
     assert loop["ratio"] > 0.8
     assert evaluation["case"] == "evaluation of 2 episodes"
     assert evaluation["ms"] > 0
+
+
+def test_offline_rl_is_measured_as_it_trains():
+    catalogue = load_catalogue()
+    assert [stage_of(method, catalogue) for method in ("dfp-offline", "bc", "fql", "dfp")] == [
+        "offline", "offline", "finetune", "finetune",
+    ]  # fmt: skip
+    spec = run_spec(load_config(CATALOGUE / "smoke.yaml"), catalogue, "cube-single-task2", "dfp-offline", 0, "offline")
+    assert bench.offline_phase(spec) is spec
+    assert spec.agent.top_k is not None
+    online = run_spec(load_config(CATALOGUE / "smoke.yaml"), catalogue, "cube-single-task2", "dfp", 0)
+    assert bench.offline_phase(online) == online.pretraining()

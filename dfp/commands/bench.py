@@ -69,13 +69,16 @@ def bench(
     prepare_xla(threads)
     from dfp import bench as measure
     from dfp.console import print_cases
+    from dfp.experiments import stage_of
     from dfp.spec import run_spec
 
     if phase not in (None, "offline", "online"):
         raise ConfigError(f"--phase: '{phase}'; allowed: offline, online")
     lines = []
     for key in method or ["dfp"]:
-        spec = run_spec(load_config(config), load_catalogue(), task, key, 0)
+        spec = run_spec(load_config(config), load_catalogue(), task, key, 0, stage_of(key, load_catalogue()))
+        if phase == "online" and spec.online is None:
+            raise ConfigError(f"--phase: '{key}' has no online phase; allowed: offline")
         spec = measure.resized(spec, width, depth, batch)
         cases = measure.bench_scaling(spec) if scaling else measure.bench_run(spec, phase, simulator, steps, episodes)
         for line in cases:

@@ -170,7 +170,7 @@ class TestFromRuns:
         with pytest.raises(ConfigError, match=f"a run of lift, seed 1; here belongs {TASK}, seed 1"):
             write_verdict(results)
         path.unlink()
-        with pytest.raises(ConfigError, match="manifest.json: no such file"):
+        with pytest.raises(ConfigError, match=r"manifest\.json: no such file"):
             write_verdict(results)
 
     def test_runs_that_no_cell_is_about_are_named(self, tmp_path: Path):

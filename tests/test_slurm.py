@@ -237,7 +237,9 @@ def test_a_disturbed_workflow_ends_as_the_undisturbed_one(cluster, undisturbed, 
         os.kill(pid := workflow.trainer_of(run), signal.SIGSTOP)
         script = cluster.call("scontrol", "write", "batch_script", workflow.job_of(run), "-")
         (tmp_path / "copy.sh").write_text(script[script.index("#!") :])
-        cluster.call("sbatch", "-D", str(tmp_path), "-o", str(tmp_path / "copy.log"), str(tmp_path / "copy.sh"))
+        cluster.call(
+            "sbatch", "--mem=1000", "-D", str(tmp_path), "-o", str(tmp_path / "copy.log"), str(tmp_path / "copy.sh")
+        )
         hold_until_asked(run, pid)
 
     def restart_slurmctld_and_let_time_run_out(run: str) -> None:
@@ -342,7 +344,7 @@ def test_a_job_with_a_gpu_does_not_train_on_a_cpu(cluster, tmp_path, monkeypatch
     command = f"{sys.executable} -m dfp pretrain {cell} --run-dir {tmp_path}/run"
     log = tmp_path / "log"
     with pytest.raises(subprocess.CalledProcessError) as failed:
-        cluster.call("sbatch", "--wait", "--gpus=1", "-D", str(ROOT), "-o", str(log), "--wrap", command)
+        cluster.call("sbatch", "--wait", "--gpus=1", "--mem=1000", "-D", str(ROOT), "-o", str(log), "--wrap", command)
     assert failed.value.returncode == 3
     assert log.read_text().splitlines()[-1].startswith("dfp: JAX_PLATFORMS=cuda: ")
 

@@ -238,8 +238,9 @@ def test_a_disturbed_workflow_ends_as_the_undisturbed_one(cluster, undisturbed, 
         script = cluster.call("scontrol", "write", "batch_script", workflow.job_of(run), "-")
         (tmp_path / "copy.sh").write_text(script[script.index("#!") :])
         cluster.call(
-            "sbatch", "--mem=1000", "-D", str(tmp_path), "-o", str(tmp_path / "copy.log"), str(tmp_path / "copy.sh")
-        )
+            "sbatch", "--gpus=1", "--mem=1000", "-D", str(tmp_path),
+            "-o", str(tmp_path / "copy.log"), str(tmp_path / "copy.sh"),
+        )  # fmt: skip
         hold_until_asked(run, pid)
 
     def restart_slurmctld_and_let_time_run_out(run: str) -> None:

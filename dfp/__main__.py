@@ -9,6 +9,7 @@ import sys
 import typer
 
 from dfp.commands import bench, data, pack, results, training
+from dfp.commands.options import expect_gpu
 from dfp.files import is_disk_full
 
 UNFINISHED = 75  # EX_TEMPFAIL: everything is saved, the same command continues
@@ -25,6 +26,7 @@ for group in (data, training, pack, results, bench):
 
 def main() -> None:
     """Run a command; bad input becomes one line, not a traceback."""
+    expect_gpu()  # here, since parsing a spec imports its agent, and that JAX
     try:
         app()
     except Exception as error:

@@ -9,6 +9,7 @@ import sys
 import typer
 
 from dfp.commands import bench, data, doctor, export, pack, plan, policies, report, results, status, studies, training
+from dfp.commands.options import expect_gpu
 from dfp.exit_codes import exit_code
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ for group in (data, training, pack, results, bench, plan, status, doctor, polici
 
 def main() -> None:
     """Run a command; bad input becomes one line, not a traceback."""
+    expect_gpu()  # here, since parsing a spec imports its agent, and that JAX
     try:
         app()
     except Exception as error:

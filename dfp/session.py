@@ -252,8 +252,9 @@ def refuse_slow_cpu(spec: RunSpec, options: Options) -> None:
     """Stop before the first update where a CPU would need days; a broken GPU driver shows itself here too."""
     try:
         backend = jax.default_backend()
-    except RuntimeError as error:  # JAX_PLATFORMS names what is not here
-        raise TrainingError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: {str(error).splitlines()[0]}") from None
+    except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS names what is broken, or not installed
+        reason = str(error).partition("\n")[0] or "JAX has no such platform here"
+        raise TrainingError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: {reason}") from None
     if backend != "cpu" or options.allow_cpu:
         return
     steps = spec.training.offline_steps if spec.online is None else spec.online.steps

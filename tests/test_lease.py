@@ -14,7 +14,7 @@ import pytest
 from helpers import CUBE, wait_until
 
 import dfp.lease
-from dfp.commands.options import deadline, prepare_xla
+from dfp.commands.options import deadline, expect_gpu
 from dfp.experiments import plan
 from dfp.files import is_disk_full
 from dfp.lease import Lease, RunFolderError
@@ -204,10 +204,9 @@ def test_outside_slurm_there_is_no_deadline():
 )
 def test_a_job_with_a_gpu_wants_it(monkeypatch, given, expected):
     monkeypatch.delenv("JAX_PLATFORMS")
-    monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"])
     for name, value in given.items():
         monkeypatch.setenv(name, value)
-    prepare_xla(None)
+    expect_gpu()
     assert os.environ.get("JAX_PLATFORMS") == expected
     monkeypatch.delenv("JAX_PLATFORMS", raising=False)
 

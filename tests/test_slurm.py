@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,8 @@ CONTENT = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text()) | {
     "online": {"steps": 4_000, "warmup_steps": 100, "buffer_capacity": 2_000_000},
     "evaluation": {"interval": 12_000, "episodes": 1},
 }  # fmt: skip
-CHECKPOINT_S = 2.0
+CHECKPOINT_S = 1.0
+MIDDLE = 200  # steps
 SHORT_MIN = 1
 LIMIT_S = 600.0
 QUICK = [
@@ -151,7 +153,7 @@ def write_config(folder: Path) -> tuple[str, str]:
 def until(what: str, condition: Callable[[], object], seconds: float = LIMIT_S) -> None:
     deadline = time.monotonic() + seconds
     while True:
-        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError):
+        with contextlib.suppress(FileNotFoundError, json.JSONDecodeError, subprocess.CalledProcessError):
             if condition():
                 return
         assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
@@ -160,17 +162,21 @@ def until(what: str, condition: Callable[[], object], seconds: float = LIMIT_S) 
 
 def disturb(folder: Path, disturbances: dict[str, Callable[[str], object]]) -> None:
     """Do to each run what is meant for it, as soon as it is in the middle of training, whichever comes first."""
-    waiting = dict(disturbances)
+    waiting, begun = dict(disturbances), []
 
     def next_one() -> bool:
         for run in list(waiting):
             path = folder / "results" / run
-            if (path / "train.log").exists() and "checkpoint at step" in (path / "train.log").read_text():
+            text = (path / "train.log").read_text() if (path / "train.log").exists() else ""
+            if any(int(step) >= MIDDLE for step in re.findall(r"checkpoint at step (\d+)", text)):
                 assert not (path / "finished").exists(), f"{run} was over before it could be disturbed: make it longer"
-                waiting.pop(run)(run)
+                begun.append(pool.submit(waiting.pop(run), run))
         return not waiting
 
-    until("disturbed", next_one)
+    with ThreadPoolExecutor() as pool:  # one may take its time while the next one is due
+        until("disturbed", next_one)
+    for each in begun:
+        each.result()
 
 
 def same_results(one: Path, other: Path) -> None:
@@ -221,7 +227,9 @@ def test_a_disturbed_workflow_ends_as_the_undisturbed_one(cluster, undisturbed, 
 
     def hold_until_asked(run: str, pid: int) -> None:
         """The second copy takes its time to start; the first must not be over before, on a machine of any speed."""
-        until("asked", lambda: (tmp_path / "results" / run / "claim.json").exists())
+        claim = tmp_path / "results" / run / "claim.json"
+        # Held for very long it counts as dead: then it is not asked, and may write no more.
+        until("asked", lambda: claim.exists() or workflow.trainer_of(run) != pid)
         os.kill(pid, signal.SIGCONT)
 
     def submit_again(run: str) -> None:
@@ -229,7 +237,10 @@ def test_a_disturbed_workflow_ends_as_the_undisturbed_one(cluster, undisturbed, 
         os.kill(pid := workflow.trainer_of(run), signal.SIGSTOP)
         script = cluster.call("scontrol", "write", "batch_script", workflow.job_of(run), "-")
         (tmp_path / "copy.sh").write_text(script[script.index("#!") :])
-        cluster.call("sbatch", "-D", str(tmp_path), "-o", str(tmp_path / "copy.log"), str(tmp_path / "copy.sh"))
+        cluster.call(
+            "sbatch", "--gpus=1", "--mem=1000", "-D", str(tmp_path),
+            "-o", str(tmp_path / "copy.log"), str(tmp_path / "copy.sh"),
+        )  # fmt: skip
         hold_until_asked(run, pid)
 
     def restart_slurmctld_and_let_time_run_out(run: str) -> None:
@@ -244,6 +255,9 @@ def test_a_disturbed_workflow_ends_as_the_undisturbed_one(cluster, undisturbed, 
         until("late", lambda: time.time() > late)
         os.kill(pid, signal.SIGCONT)
 
+    def requeue(run: str) -> None:
+        until("slurmctld answers", lambda: cluster.call("scontrol", "requeue", workflow.job_of(run)) == "")
+
     def restart_controller(run: str) -> None:
         os.kill(pid := workflow.trainer_of(run), signal.SIGSTOP)
         workflow.kill()
@@ -256,7 +270,7 @@ def test_a_disturbed_workflow_ends_as_the_undisturbed_one(cluster, undisturbed, 
         PRETRAINED[1]: restart_slurmctld_and_let_time_run_out,
         RUNS[0]: workflow.kill_trainer,
         RUNS[1]: submit_again,
-        RUNS[2]: lambda run: cluster.call("scontrol", "requeue", workflow.job_of(run)),
+        RUNS[2]: requeue,
         RUNS[3]: restart_controller,
     }
     disturb(tmp_path, disturbances)
@@ -331,7 +345,7 @@ def test_a_job_with_a_gpu_does_not_train_on_a_cpu(cluster, tmp_path, monkeypatch
     command = f"{sys.executable} -m dfp pretrain {cell} --run-dir {tmp_path}/run"
     log = tmp_path / "log"
     with pytest.raises(subprocess.CalledProcessError) as failed:
-        cluster.call("sbatch", "--wait", "--gpus=1", "-D", str(ROOT), "-o", str(log), "--wrap", command)
+        cluster.call("sbatch", "--wait", "--gpus=1", "--mem=1000", "-D", str(ROOT), "-o", str(log), "--wrap", command)
     assert failed.value.returncode == 3
     assert log.read_text().splitlines()[-1].startswith("dfp: JAX_PLATFORMS=cuda: ")
 

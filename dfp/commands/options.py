@@ -62,15 +62,21 @@ def slurm_allocation() -> tuple[float, float] | None:
     return start, end
 
 
-def prepare_xla(threads: int | None) -> None:
-    """Before JAX is imported. What is set already stays.
+def expect_gpu() -> None:
+    """A SLURM job that was given a GPU trains on it or not at all: a broken driver must not pass for a slow run.
 
-    A SLURM job that was given a GPU trains on it or not at all: a broken driver must not pass for a slow run. One job
-    must not spread over the cores of its neighbours; and XLA left alone uses half of a CPU's widest vectors, with
-    which an update of the paper's size takes 2 % longer.
+    Before JAX is imported, which is when it reads this; what is set already stays.
     """
     if os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_STEP_GPUS"):
         os.environ.setdefault("JAX_PLATFORMS", "cuda")
+
+
+def prepare_xla(threads: int | None) -> None:
+    """Before JAX is used. Flags that are set already stay.
+
+    One job must not spread over the cores of its neighbours; and XLA left alone uses half of a CPU's widest vectors,
+    with which an update of the paper's size takes 2 % longer.
+    """
     flags = ["--xla_cpu_prefer_vector_width=512"]
     if threads is not None:
         flags.append(f"--xla_cpu_multi_thread_eigen={'false' if threads == 1 else 'true'}")

@@ -10,19 +10,17 @@ import fnmatch
 import io
 from typing import Any, NamedTuple
 
-from dfp.spec import (
+from dfp.catalogue import (
     Catalogue,
     Config,
-    ConfigError,
     ExperimentEntry,
-    RunSpec,
-    Stage,
     agent_for,
     base_method,
     experiment_entry,
     method_entry,
     run_spec,
 )
+from dfp.spec import ConfigError, RunSpec, Stage
 
 RUN_TABLE_COLUMNS: tuple[str, ...] = (
     "experiment", "title", "stage", "task", "group", "column", "task_title", "method", "label", "backbone", "top_k",

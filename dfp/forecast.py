@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import jax
 
 from dfp.agents.actor_critic import ActorCritic
+from dfp.catalogue import CATALOGUE, Catalogue, Config, base_method
 from dfp.experiments import Plan, Run, plan
 from dfp.session import build_agent
-from dfp.spec import CATALOGUE, Catalogue, Config, RunSpec, base_method
+from dfp.spec import RunSpec
 
 FLOAT = 4  # bytes
 JAX_AND_SIMULATOR = 1_500_000_000  # bytes of main memory, the largest process of the demo

@@ -11,9 +11,9 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 
+from dfp.catalogue import Catalogue, Config
 from dfp.files import write_atomically
 from dfp.report.gallery import FOLDER, HEADER, LIST
-from dfp.spec import Catalogue, Config
 from dfp.tasks.rendering import open_view
 
 SEED = 0  # of the episodes whose starts are shown

@@ -11,23 +11,15 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from dfp.catalogue import CATALOGUE, Config, ExperimentEntry, MethodEntry, TaskEntry, load_catalogue
 from dfp.files import write_atomically
-from dfp.spec import (
-    CATALOGUE,
-    AgentConfig,
-    Config,
-    ExperimentEntry,
-    MethodEntry,
-    TaskEntry,
-    agent_module,
-    load_catalogue,
-)
+from dfp.spec import AgentConfig, agent_module
 
 TARGET = CATALOGUE / "README.md"
 Schema = dict[str, Any]
 
 INTRO = """\
-<!-- Written by `python -m dfp.reference` from the schemas in dfp/spec.py and dfp/agents/. Edit those. -->
+<!-- Written by `python -m dfp.reference` from its schemas (spec.py, catalogue.py, agents/). Edit those. -->
 # Configuration
 
 Three catalogues say what exists. One configuration file says what to run; it is whole, and nothing is laid under it.

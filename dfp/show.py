@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
+from dfp.catalogue import CATALOGUE, Catalogue, agent_for, load_config
 from dfp.run_folder import RUN
-from dfp.spec import CATALOGUE, Catalogue, ConfigError, RunSpec, agent_for, load_config, parse_spec
+from dfp.spec import ConfigError, RunSpec, parse_spec
 
 
 class Setting(NamedTuple):

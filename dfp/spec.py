@@ -2,31 +2,21 @@
 
 A run is a pure function of its :class:`RunSpec`. The spec holds every number that can change a result and
 nothing else: no clock, host or path. Its canonical JSON is what Snakemake compares, and its hash is the stamp
-on every checkpoint.
-
-Three catalogues (``config/tasks.yaml``, ``config/methods.yaml``, ``config/experiments.yaml``) say what exists;
-one configuration (``config/config.yaml``, ``config/demo.yaml``, ...) says what to run. Unknown keys are errors
-at every level. Importing this module loads neither JAX nor a simulator.
+on every checkpoint. Unknown keys are errors at every level. Importing this module loads neither JAX nor a simulator.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import functools
 import hashlib
 import importlib
 import importlib.util
 import json
-import os
 import pkgutil
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
-
-CATALOGUE = Path(__file__).resolve().parents[1] / "config"
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -219,126 +209,7 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-# --------------------------------------------------------------------------- the catalogues
-
-
-class TaskEntry(Closed):
-    """A task and how the tables show it."""
-
-    group: str = Field(description="Column group in the tables, e.g. `Cube-double`.")
-    column: str = Field(description="Column heading, e.g. `task2`.")
-    title: str = Field(description="Title of the task's panel in a figure.")
-    spec: TaskSpec
-
-
-class MethodOverride(Closed):
-    """Settings of a method that differ on some tasks."""
-
-    tasks: list[str] = Field(description="Task keys or patterns, e.g. `cube-triple-*`.")
-    agent: dict[str, Any] = Field(description="Agent settings that replace the method's own there.")
-    source: str = Field(description="Where the difference comes from.")
-
-
-class MethodEntry(Closed):
-    """A row of the tables: an agent, its settings, and where they differ by task.
-
-    A method's key may go on with settings that differ from it, `dfp_K=1` or `dfp_K=1_lambda=0.1`: a variant.
-    """
-
-    label: str = Field(description="Name in tables and figures.")
-    backbone: str = Field(description="Name of the policy backbone in tables.")
-    top_k: str = Field(description="What the `top-K` column of Table 2 shows.")
-    color: str = Field(description="Line colour in every figure.")
-    agent: dict[str, Any] = Field(description="Agent settings; `name` picks the agent, the rest replaces its defaults.")
-    overrides: list[MethodOverride] = []
-    variants: dict[str, str] = Field(
-        default={}, description="Symbols that the key of a variant may set, and the agent setting each stands for."
-    )
-
-
-class ExperimentEntry(Closed):
-    """A table or figure of the paper and the cells that it needs."""
-
-    title: str = Field(description="What the table or figure is about.")
-    kind: Literal["table", "figure"] = Field(description="Which files are made of it.")
-    stage: Stage = Field(
-        default="finetune", description="`finetune`: both phases, the configuration's tasks; `offline`: Table 7's."
-    )
-    made_from: Literal["runs", "specs", "every run", "cost", "environments", "equations"] = Field(
-        default="runs",
-        description="`runs`: the metrics of its own cells; `specs`: the settings in their manifests; all manifests of "
-        "`every run` of the configuration; the times that the rule `cost` measures; the tasks' `environments`; the "
-        "`equations` alone.",
-    )
-    methods: list[str] = Field(description="Method keys, variants among them, in the order of the rows.")
-    tasks: list[str] = Field(default=["*"], description="Patterns over the configuration's tasks.")
-
-
-class Cells(Closed):
-    """A part of a table or figure."""
-
-    methods: list[str] | None = Field(default=None, description="Method keys of its rows; default: all of its own.")
-    tasks: list[str] | None = Field(default=None, description="Patterns over the tasks; default: its own.")
-
-
-class OfflineTable(Closed):
-    """Table 7: tasks and seeds of its own."""
-
-    tasks: list[str] = Field(min_length=1, description="Task keys, from `tasks.yaml`.")
-    seeds: list[NonNegativeInt] = Field(min_length=1, description="One run per seed and cell. Table 7: 8.")
-
-
-class Config(Closed):
-    """One configuration file: what to run, at which scale."""
-
-    results_dir: str = Field(description="Folder for runs, tables and figures, relative to the working directory.")
-    data_dir: str = Field(description="Folder for datasets, relative to the working directory.")
-    experiments: list[str] = Field(description="Tables and figures that `all` makes, from `experiments.yaml`.")
-    cells: dict[str, Cells] = Field(
-        default={}, description="Experiments of which this configuration makes a part, or other tasks than the paper."
-    )
-    tasks: list[str] = Field(description="Task keys, from `tasks.yaml`.")
-    seeds: list[NonNegativeInt] = Field(description="One run per seed and cell.")
-    offline: OfflineTable | None = Field(default=None, description="For experiments of stage `offline`.")
-    published_curves: bool = Field(
-        default=True, description="Whether Figure 1 also draws the curves that others published (`config/published/`)."
-    )
-    data: DataSpec
-    network: NetworkSpec
-    training: TrainingSpec
-    online: OnlineSpec
-    evaluation: EvaluationSpec
-
-    @model_validator(mode="after")
-    def _lists_are_sets(self) -> Self:
-        for name in ("experiments", "tasks", "seeds"):
-            values = getattr(self, name)
-            if not values:
-                raise ValueError(f"'{name}' is empty")
-            if len(set(values)) != len(values):
-                raise ValueError(f"'{name}' names something twice: {values}")
-        return self
-
-
-class Catalogue(Closed):
-    """Everything that exists, by key."""
-
-    tasks: dict[str, TaskEntry]
-    methods: dict[str, MethodEntry]
-    experiments: dict[str, ExperimentEntry]
-
-
-# --------------------------------------------------------------------------- reading files
-
-
-def read_yaml(path: Path) -> Any:
-    """The file's content; :class:`ConfigError` where it is missing or not YAML."""
-    try:
-        return yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+# --------------------------------------------------------------------------- checking
 
 
 def explain(error: ValidationError, model: type[BaseModel], source: str) -> ConfigError:
@@ -391,123 +262,6 @@ def lookup[Entry](entries: dict[str, Entry], key: str, what: str, source: str) -
     if key not in entries:
         raise ConfigError(f"{source}: unknown {what} '{key}'; allowed: {', '.join(entries)}")
     return entries[key]
-
-
-def load_catalogue(folder: Path | None = None) -> Catalogue:
-    """Read ``tasks.yaml``, ``methods.yaml`` and ``experiments.yaml``. A task's key is its name in the file.
-
-    ``folder`` None: the one that the environment variable ``DFP_CATALOGUE`` names, or else ``config/``.
-    """
-    folder = folder or Path(os.environ.get("DFP_CATALOGUE") or CATALOGUE)
-    tasks = read_yaml(folder / "tasks.yaml")
-    for key, entry in tasks.items():
-        if isinstance(entry, dict) and isinstance(entry.get("spec"), dict):
-            entry["spec"] = {"key": key, **entry["spec"]}
-    content = {
-        "tasks": tasks,
-        "methods": read_yaml(folder / "methods.yaml"),
-        "experiments": read_yaml(folder / "experiments.yaml"),
-    }
-    return validate(Catalogue, content, str(folder))
-
-
-def load_config(path: Path) -> Config:
-    """Read and check one configuration file."""
-    return parse_config(read_yaml(path), str(path))
-
-
-def parse_config(content: Any, source: str, catalogue: Catalogue | None = None) -> Config:
-    """Check a configuration that is already read. ``source`` is named in errors."""
-    config = validate(Config, content, source)
-    catalogue = catalogue or load_catalogue()
-    for key in (*config.tasks, *(config.offline.tasks if config.offline else ())):
-        lookup(catalogue.tasks, key, "task", source)
-    for key in config.experiments:
-        experiment = lookup(catalogue.experiments, key, "experiment", source)
-        if experiment.stage == "offline" and config.offline is None:
-            raise ConfigError(f"{source}: '{key}' needs 'offline', its tasks and seeds")
-        for method in experiment.methods:
-            method_entry(method, catalogue, f"experiments.yaml, {key}")
-    for key, cells in config.cells.items():
-        lookup(dict.fromkeys(config.experiments), key, "experiment of 'cells'", source)
-        for method in cells.methods or ():
-            method_entry(method, catalogue, f"{source}, cells, {key}")
-    return config
-
-
-def experiment_entry(key: str, config: Config, catalogue: Catalogue) -> ExperimentEntry:
-    """A table or figure as the configuration makes it."""
-    chosen = config.cells.get(key, Cells())
-    return catalogue.experiments[key].model_copy(update=chosen.model_dump(exclude_none=True))
-
-
-# --------------------------------------------------------------------------- from configuration to specs
-
-
-def base_method(method: str) -> str:
-    """The method that a variant varies: `dfp` of `dfp_K=1`; any other key itself."""
-    return _parts(method)[0]
-
-
-def _parts(method: str) -> list[str]:
-    return re.split(r"_(?=[A-Za-z]+=)", method)
-
-
-def method_entry(method: str, catalogue: Catalogue, source: str = "methods.yaml") -> MethodEntry:
-    """The entry of a method, or of a variant, whose settings come after those of its method on every task."""
-    base, *assignments = _parts(method)
-    entry = lookup(catalogue.methods, base, "method", source)
-    changes: dict[str, Any] = {}
-    for assignment in assignments:
-        symbol, _, text = assignment.partition("=")
-        setting = lookup(entry.variants, symbol, f"symbol of a variant of '{base}'", source)
-        value = yaml.safe_load(text)
-        if str(value) != text:  # two keys must not name one variant
-            raise ConfigError(f"{source}: '{method}': write '{symbol}={value}', not '{assignment}'")
-        for part in reversed(setting.split(".")):
-            value = {part: value}
-        changes = merge(changes, value)
-    if not assignments:
-        return entry
-    override = MethodOverride(tasks=["*"], agent=changes, source=f"the variant {method}")
-    label = f"{entry.label}, {', '.join(assignments)}"
-    return entry.model_copy(update={"label": label, "overrides": [*entry.overrides, override]})
-
-
-def agent_for(method: str, task: str, catalogue: Catalogue) -> AgentConfig:
-    """The settings of a method or variant on a task: its own, then those that differ there."""
-    entry = method_entry(method, catalogue)
-    settings = entry.agent
-    for override in entry.overrides:
-        if any(fnmatch.fnmatchcase(task, pattern) for pattern in override.tasks):
-            settings = merge(settings, override.agent)
-    return agent_config(settings, f"methods.yaml, {method}")
-
-
-def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """``base`` with ``changes`` laid over it, mapping by mapping."""
-    merged = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = merge(merged[key], value) if both else value
-    return merged
-
-
-def run_spec(
-    config: Config, catalogue: Catalogue, task: str, method: str, seed: int, stage: Stage = "finetune"
-) -> RunSpec:
-    """One run of a cell; the ``pretraining()`` of a fine-tuning is the run that it starts from."""
-    return RunSpec(
-        stage=stage,
-        task=lookup(catalogue.tasks, task, "task", "tasks.yaml").spec,
-        data=config.data,
-        agent=agent_for(method, task, catalogue),
-        network=config.network,
-        training=config.training,
-        online=config.online if stage == "finetune" else None,
-        evaluation=config.evaluation,
-        seed=seed,
-    )
 
 
 def parse_spec(text: str) -> RunSpec:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dfp.spec import DataSpec, TaskSpec, load_catalogue
+from dfp.catalogue import load_catalogue
+from dfp.spec import DataSpec, TaskSpec
 from dfp.tasks import manifest_path
 
 TASKS = {key: entry.spec for key, entry in load_catalogue().tasks.items()}

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from dfp.catalogue import Config, load_catalogue, load_config
 from dfp.experiments import plan, run_table
 from dfp.report.collect import METRIC_TYPES
-from dfp.spec import Config, RunSpec, load_catalogue, load_config
+from dfp.spec import RunSpec
 
 ROOT = Path(__file__).resolve().parents[1]
 CATALOGUE = load_catalogue()

@@ -19,10 +19,10 @@ from dfp.__main__ import app
 from dfp.agents.actor_critic import per_step
 from dfp.agents.implicit_q import advantage_weights
 from dfp.agents.offline import cac, fawac, fbrac, rebrac
+from dfp.catalogue import CATALOGUE
 from dfp.flow import draw_start, integrate
 from dfp.replay import Batch, chunks_at, live_rows, sample_chunks, with_next_action
 from dfp.ring import make_buffer
-from dfp.spec import CATALOGUE
 
 D = H * A
 AGENTS = [

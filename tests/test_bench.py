@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 
 from dfp import bench
 from dfp.__main__ import app
+from dfp.catalogue import CATALOGUE, load_catalogue, load_config, run_spec
 from dfp.experiments import stage_of
 from dfp.report.scaling import LABELS, draw_scaling
 from dfp.session import build_agent
-from dfp.spec import CATALOGUE, load_catalogue, load_config, run_spec
 
 
 def small(method: str = "dfp"):

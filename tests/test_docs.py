@@ -13,8 +13,8 @@ import yaml
 from typer.main import get_command
 
 from dfp.__main__ import app
+from dfp.catalogue import load_catalogue
 from dfp.reference import TARGET, config_reference
-from dfp.spec import load_catalogue
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("config/*.md"), *ROOT.glob("docs/**/*.md")])

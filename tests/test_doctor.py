@@ -11,10 +11,11 @@ import pytest
 from helpers import DOUBLE, DOWNLOAD, npz, record, small
 
 from dfp import slurm
+from dfp.catalogue import CATALOGUE, load_catalogue, load_config, run_spec
 from dfp.doctor import cluster, device, environment, findings, storage, submit
 from dfp.doctor.cluster import Profile
 from dfp.doctor.findings import Finding
-from dfp.spec import CATALOGUE, ConfigError, load_catalogue, load_config, run_spec
+from dfp.spec import ConfigError
 
 # `scontrol show config` of SLURM 22.05, cut to a part of its lines.
 CONFIG = """Configuration data as of 2026-11-24T22:10:00

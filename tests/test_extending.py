@@ -13,7 +13,7 @@ import yaml
 from point_mass import episodes
 
 from dfp.__main__ import app
-from dfp.spec import CATALOGUE
+from dfp.catalogue import CATALOGUE
 
 GUIDE = (Path(__file__).resolve().parents[1] / "docs" / "extending.md").read_text()
 

@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from dfp.__main__ import app
+from dfp.catalogue import load_catalogue, load_config
 from dfp.experiments import plan
 from dfp.forecast import forecast, hours, known_rates, row_bytes, running_bytes, state_bytes
 from dfp.session import build_agent
-from dfp.spec import load_catalogue, load_config
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 CATALOGUE = load_catalogue()

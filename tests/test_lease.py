@@ -14,6 +14,7 @@ import pytest
 from helpers import CUBE, wait_until
 
 import dfp.lease
+from dfp.catalogue import load_catalogue, load_config
 from dfp.commands.options import deadline, expect_gpu
 from dfp.experiments import plan
 from dfp.files import is_disk_full
@@ -21,7 +22,7 @@ from dfp.lease import Lease, RunFolderError
 from dfp.online_rows import OnlineRows
 from dfp.pack import Member, exit_code, parse_members, run_pack
 from dfp.record import identity, keep, recall
-from dfp.spec import ConfigError, load_catalogue, load_config
+from dfp.spec import ConfigError
 
 SPECS = plan(load_config(Path("config/smoke.yaml")), load_catalogue()).specs
 SPEC = SPECS["pretrained/cube-single-task2/drifting/seed0"]

@@ -15,8 +15,9 @@ import dfp
 from dfp import flow, train
 from dfp.agents.actor_critic import AgentState, per_step
 from dfp.agents.offline import bc, idql, ifql, iql, srpo
+from dfp.catalogue import CATALOGUE, agent_for, load_catalogue, load_config, run_spec
 from dfp.diffusion import ancestral, noise_prediction_loss, score_regularisation
-from dfp.spec import CATALOGUE, DataSpec, agent_for, load_catalogue, load_config, run_spec
+from dfp.spec import DataSpec
 from dfp.tasks import prepare_dataset
 
 D = H * A

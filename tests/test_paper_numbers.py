@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from dfp.catalogue import CATALOGUE, agent_for, load_catalogue, load_config
 from dfp.report.statistics import dense_rank
-from dfp.spec import CATALOGUE, agent_for, load_catalogue, load_config
 
 SEEDS, EPISODES = 5, 100
 ROUNDING = 0.05 + 1e-9  # of a printed average, in percent

@@ -16,6 +16,7 @@ from test_workflow import planned
 
 import dfp
 from dfp import gallery, measure
+from dfp.catalogue import CATALOGUE, load_catalogue, load_config, run_spec
 from dfp.checkpoint import save
 from dfp.measure import wilson_interval
 from dfp.report.figures import write_figure
@@ -23,7 +24,7 @@ from dfp.report.gallery import HEADER
 from dfp.rollout import Evaluation
 from dfp.run_folder import RunFolder
 from dfp.session import FINAL_STATE, build_agent
-from dfp.spec import CATALOGUE, ConfigError, load_catalogue, load_config, run_spec
+from dfp.spec import ConfigError
 from dfp.tasks import rendering
 
 ENTRIES = load_catalogue()

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 
 import dfp
+from dfp.catalogue import CATALOGUE, load_catalogue, load_config, run_spec
 from dfp.checkpoint import CheckpointError, Rotation, save
 from dfp.run_folder import RunFolder
 from dfp.session import FINAL_STATE, build_agent
-from dfp.spec import CATALOGUE, ConfigError, load_catalogue, load_config, run_spec
+from dfp.spec import ConfigError
 
 ENTRIES = load_catalogue()
 STATES = np.random.default_rng(0).normal(size=(3, 28)).astype(np.float32)

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dfp.catalogue import load_catalogue
 from dfp.online_rows import OnlineRows
 from dfp.replay import Rows, append, chunks_at, live_rows, sample_chunks
 from dfp.ring import grow_finals, make_buffer
-from dfp.spec import load_catalogue
 from dfp.tasks import Dataset
 
 GAMMA = 0.5

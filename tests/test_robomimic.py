@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dfp.spec import ConfigError, DataSpec, TaskSpec, load_catalogue
+from dfp.catalogue import load_catalogue
+from dfp.spec import ConfigError, DataSpec, TaskSpec
 from dfp.tasks import (
     Step,
     check,

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
+from dfp.catalogue import CATALOGUE, load_catalogue, load_config, run_spec
 from dfp.run_folder import RunFolder
 from dfp.show import describe, read_run, settings
-from dfp.spec import CATALOGUE, ConfigError, load_catalogue, load_config, run_spec
+from dfp.spec import ConfigError
 
 CATALOGUE_ENTRIES = load_catalogue()
 

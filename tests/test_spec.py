@@ -9,18 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dfp.catalogue import Config, agent_for, load_catalogue, load_config, method_entry, parse_config, run_spec
 from dfp.experiments import plan, pretrained_folder, run_table
-from dfp.spec import (
-    Config,
-    ConfigError,
-    agent_for,
-    load_catalogue,
-    load_config,
-    method_entry,
-    parse_config,
-    parse_spec,
-    run_spec,
-)
+from dfp.spec import ConfigError, parse_spec
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 PAPER = load_config(CONFIG / "config.yaml")

@@ -21,12 +21,13 @@ import pytest
 from dfp import offline, session, train
 from dfp.agents import dfp
 from dfp.attempts import read_attempts, spent_s
+from dfp.catalogue import agent_for, load_catalogue
 from dfp.checkpoint import CheckpointError
 from dfp.online import OnlineLoop
 from dfp.replay import Rows, append, live_rows, sample_chunks
 from dfp.ring import make_buffer
 from dfp.rollout import Evaluator, RemoteEnvironment, episode_seed
-from dfp.spec import ConfigError, RunSpec, agent_for, load_catalogue
+from dfp.spec import ConfigError, RunSpec
 from dfp.tasks import Dataset, make_environment
 from dfp.updates import Span, no_diagnostics, online_updates
 

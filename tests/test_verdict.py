@@ -10,13 +10,14 @@ import pandas as pd
 import pytest
 from synthetic import ROOT, configured, make_results
 
+from dfp.catalogue import CATALOGUE, load_config, read_yaml
 from dfp.report.cells import AVERAGE, paper_cells, tasks_of
 from dfp.report.claims import CLAIMS, judge
 from dfp.report.numbers import Numbers
 from dfp.report.protocol import protocol
 from dfp.report.verdict import judge_cells, paper_cost, verdict
 from dfp.report.verdict_page import COLUMNS, counts, write_verdict
-from dfp.spec import CATALOGUE, ConfigError, load_config, read_yaml
+from dfp.spec import ConfigError
 
 TASK = "cube-double-task2"
 

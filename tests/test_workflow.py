@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from dfp.catalogue import load_catalogue, parse_config
 from dfp.experiments import plan
-from dfp.spec import load_catalogue, parse_config
 from dfp.tasks import manifest_path
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from dfp.catalogue import load_catalogue, load_config
 from dfp.commands.options import DEFAULT_CONFIG, ConfigOption, ThreadsOption, prepare_xla
-from dfp.spec import ConfigError, load_catalogue, load_config
+from dfp.spec import ConfigError
 
 app = typer.Typer()
 
@@ -26,8 +27,8 @@ def cost(
     """Measure what an update, an online step and an inference step cost here (Table 9), all methods in one run."""
     prepare_xla(threads)
     from dfp import cost as costs
+    from dfp.catalogue import method_entry, run_spec
     from dfp.files import write_atomically
-    from dfp.spec import method_entry, run_spec
 
     settings, catalogue = load_config(config), load_catalogue()
     text = io.StringIO()
@@ -68,9 +69,9 @@ def bench(
     """
     prepare_xla(threads)
     from dfp import bench as measure
+    from dfp.catalogue import run_spec
     from dfp.console import print_cases
     from dfp.experiments import stage_of
-    from dfp.spec import run_spec
 
     if phase not in (None, "offline", "online"):
         raise ConfigError(f"--phase: '{phase}'; allowed: offline, online")

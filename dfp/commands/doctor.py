@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dfp.catalogue import load_catalogue, load_config
 from dfp.commands.options import DEFAULT_CONFIG, ConfigOption
 from dfp.exit_codes import FAILED_CHECK
-from dfp.spec import ConfigError, load_catalogue, load_config
+from dfp.spec import ConfigError
 
 if TYPE_CHECKING:
     from dfp.doctor.findings import Finding

@@ -9,8 +9,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from dfp.catalogue import Config, load_catalogue, load_config
 from dfp.commands.options import DEFAULT_CONFIG, ConfigOption
-from dfp.spec import Config, ConfigError, load_catalogue, load_config
+from dfp.spec import ConfigError
 
 if TYPE_CHECKING:
     from dfp.forecast import Forecast

@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
+from dfp.catalogue import load_catalogue, load_config
 from dfp.commands.options import DEFAULT_CONFIG, ConfigOption, ThreadsOption, prepare_xla
-from dfp.spec import ConfigError, load_catalogue, load_config
+from dfp.spec import ConfigError
 
 app = typer.Typer()
 

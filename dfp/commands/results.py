@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
+from dfp.catalogue import load_catalogue, load_config
 from dfp.commands.options import DEFAULT_CONFIG, ConfigOption, PartialOption, ResultsOption
-from dfp.spec import load_catalogue, load_config
 
 app = typer.Typer()
 

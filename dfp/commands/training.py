@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from dfp.catalogue import load_catalogue, load_config
 from dfp.commands.options import (
     DEFAULT_CONFIG,
     AllowCpuOption,
@@ -21,7 +22,7 @@ from dfp.commands.options import (
     deadline,
     prepare_xla,
 )  # fmt: skip
-from dfp.spec import ConfigError, RunSpec, load_catalogue, load_config
+from dfp.spec import ConfigError, RunSpec
 
 app = typer.Typer()
 
@@ -99,8 +100,9 @@ def _run(
     run_dir: Path | None, pretrained: Path | None, data_dir: Path | None, stage: str,
 ) -> tuple[RunSpec, Path, Path, Path]:  # fmt: skip
     """The run, its folder, the folder it starts from and the data's: from a spec, or from a configuration's cell."""
+    from dfp.catalogue import run_spec
     from dfp.experiments import offline_folder, pretrained_folder, run_folder
-    from dfp.spec import parse_spec, run_spec
+    from dfp.spec import parse_spec
 
     if spec is not None:
         run = parse_spec(spec)

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dfp import slurm
+from dfp.catalogue import read_yaml
 from dfp.commands.options import SLURM_MARGIN_S
 from dfp.doctor.findings import Finding
-from dfp.spec import ConfigError, read_yaml
+from dfp.spec import ConfigError
 
 CHECKPOINT_MIN = 10.0  # the default of --checkpoint-minutes
 PROFILE = Path(__file__).resolve().parents[2] / "workflow" / "profiles" / "slurm" / "config.yaml"

@@ -8,8 +8,9 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from dfp.catalogue import Config
 from dfp.doctor.findings import Finding
-from dfp.spec import Config, DataSpec, RunSpec, TaskSpec
+from dfp.spec import DataSpec, RunSpec, TaskSpec
 from dfp.tasks import dataset
 
 FLOAT = 4  # bytes

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dfp.catalogue import load_catalogue
 from dfp.files import write_atomically
 from dfp.report.collect import evaluations, read_runs
 from dfp.report.statistics import (
@@ -28,7 +29,6 @@ from dfp.report.statistics import (
     t_interval,
     task_mean,
 )
-from dfp.spec import load_catalogue
 
 COLUMNS = (
     "experiment", "method", "label", "versus", "task", "evaluation", "statistic", "threshold", "value", "low", "high",

@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dfp.catalogue import CATALOGUE, TaskEntry, load_catalogue
 from dfp.report.aggregates import run_scores
 from dfp.report.manifests import finished_manifests
 from dfp.report.protocol import PAPER_SCALE, scale
-from dfp.spec import CATALOGUE, ConfigError, TaskEntry, load_catalogue
+from dfp.spec import ConfigError
 
 CELL = ["table", "phase", "task", "method"]
 SEEDS = {1: 5, 2: 5, 3: 5, 4: 5, 6: 5, 7: 8}  # of the success tables, as their captions say

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from dfp.catalogue import CATALOGUE, load_catalogue, method_entry
 from dfp.report.collect import read_table
 from dfp.report.grid import NOTHING
 from dfp.report.sheet import Block, Sheet, unmarked
-from dfp.spec import CATALOGUE, ConfigError, load_catalogue, method_entry
+from dfp.spec import ConfigError
 
 COST_TYPES = {
     "method": "str", "label": "str", "phase": "str", "ms": "float64", "task": "str", "width": "int64",

@@ -12,8 +12,8 @@ import seaborn as sns
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from dfp.catalogue import base_method
 from dfp.files import write_atomically
-from dfp.spec import base_method
 
 # One font that matplotlib itself brings, so that machines agree; Type 42 keeps the PDF's text selectable.
 STYLE: dict[Any, Any] = sns.axes_style("ticks") | {"font.family": "DejaVu Sans", "pdf.fonttype": 42}

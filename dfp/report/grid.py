@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from dfp.catalogue import CATALOGUE
 from dfp.report.statistics import dense_rank, over_seeds
-from dfp.spec import CATALOGUE
 
 NOTHING = "—"
 

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from dfp.catalogue import CATALOGUE
 from dfp.report.collect import read_runs
 from dfp.report.grid import NOTHING
 from dfp.report.manifests import entry, read_manifests
 from dfp.report.sheet import Block, Sheet, unmarked
-from dfp.spec import CATALOGUE
 
 PAPER_DEVICE = "NVIDIA RTX 3090"
 SUMS = {"total": "Total", "unshared": "Total, one pretraining per run", "saved": "Saved by shared pretraining"}

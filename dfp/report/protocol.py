@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from dfp.spec import CATALOGUE, read_yaml
+from dfp.catalogue import CATALOGUE, read_yaml
 
 PAPER_SCALE = ""
 

@@ -13,8 +13,8 @@ from typing import Any
 
 import pandas as pd
 
+from dfp.catalogue import CATALOGUE
 from dfp.report.manifests import specs_that_ran
-from dfp.spec import CATALOGUE
 
 SHARED = "shared"  # the sections of a spec that do not belong to a method
 SECTIONS = ("training", "online", "network", "evaluation", "data")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from dfp.catalogue import base_method
 from dfp.files import write_atomically
 from dfp.report.collect import evaluations, experiment_runs
 from dfp.report.cost import table9
@@ -29,7 +30,7 @@ from dfp.report.grid import (
 from dfp.report.hours import table10
 from dfp.report.hyperparameters import table5, table8
 from dfp.report.sheet import Block, Sheet, latex, markdown, transposed
-from dfp.spec import ConfigError, base_method
+from dfp.spec import ConfigError
 
 BOTH_PHASES = "1,000,000 offline and 1,000,000 online steps, 5 seeds"
 OFFLINE_RL = "1,000,000 offline steps, 8 seeds; the paper took all rows but DFP from the FQL paper"

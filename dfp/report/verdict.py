@@ -15,13 +15,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from dfp.catalogue import CATALOGUE
 from dfp.report.cells import REGRET, our_cells, our_rates, paper_cells
 from dfp.report.claims import CLAIMS, judge
 from dfp.report.collect import evaluations, read_runs
 from dfp.report.numbers import Numbers
 from dfp.report.protocol import PAPER_SCALE, protocol
 from dfp.report.statistics import at_least_sampling_std, t_interval, welch_half_width
-from dfp.spec import CATALOGUE, ConfigError
+from dfp.spec import ConfigError
 
 MIN_SEEDS = 3  # with two, t is 12.7 and an interval leaves nearly everything open
 AGREES, DIFFERS, NOT_RUN = "agrees", "differs", "not run"

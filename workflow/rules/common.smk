@@ -8,7 +8,8 @@ from pathlib import Path
 sys.path.insert(0, str(workflow.basedir))
 
 from dfp.experiments import plan, run_table
-from dfp.spec import ConfigError, canonical_json, load_catalogue, parse_config
+from dfp.catalogue import load_catalogue, parse_config
+from dfp.spec import ConfigError, canonical_json
 from dfp.tasks import manifest_path
 from snakemake.exceptions import WorkflowError
 

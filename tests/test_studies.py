@@ -215,21 +215,29 @@ def test_draw_normalisation():
     np.testing.assert_allclose(np.asarray(success.get_lines()[0].get_ydata()), [0, 75])
 
 
+LIMITS = {"measured": 1.0, "low": 0.9, "high": 1.2}  # times N^-1/2
+FLOWS = ("measured", "closed form", "two modes", "masses")
+
+
 def test_draw_theory():
     points = [("decomposition", "closed form", h, h**2) for h in (0.2, 0.1)]
     points += [("decomposition", "measured", h, 1.1 * h**2) for h in (0.2, 0.1)]
-    points += [("candidates", "measured", n, n**-0.5) for n in (16, 64)]
+    points += [("candidates", series, n, c * n**-0.5) for n in (16, 64) for series, c in LIMITS.items()]
     points += [("bound", "measured", 0.1, 0.01), ("bound", "bound", 0.1, 9.0)]
-    points += [("flow", series, t, 1.0 - t) for series in ("measured", "closed form", "two modes") for t in (0.0, 0.5)]
+    points += [("flow", series, t, 1.0 - t) for series in FLOWS for t in (0.0, 0.5)]
     figure = draw_theory(pd.DataFrame(points, columns=pd.Index(["panel", "series", "x", "y"])))
     decomposition, limit, bound, flow = figure.axes
-    assert [str(line.get_label()) for line in decomposition.get_lines()][:2] == [
-        "closed form (normal KDEs)",
-        "Eq. 3 on samples",
-    ]
-    np.testing.assert_allclose(np.asarray(limit.get_lines()[0].get_ydata()), [0.25, 0.125])
+    labels = [str(line.get_label()) for line in decomposition.get_lines()]
+    assert labels == ["closed form (normal KDEs)", "h² guide", "Eq. 3 on 5,001 samples each"]
+    guide, measured = limit.get_lines()
+    np.testing.assert_allclose(np.asarray(measured.get_ydata()), [0.25, 0.125])
+    np.testing.assert_allclose(np.asarray(guide.get_ydata()), [0.25, 0.125])
+    (bars,) = limit.collections
+    ends = np.array([path.vertices for path in bars.get_paths()])
+    np.testing.assert_allclose(ends[:, :, 1], [[0.225, 0.3], [0.1125, 0.15]])
     assert [float(np.asarray(line.get_ydata())[0]) for line in bound.get_lines()] == [9.0, 0.01]
-    assert len(flow.get_lines()) == 3
+    np.testing.assert_allclose(bound.collections[0].get_paths()[0].vertices, [[0.1, 0.01], [0.1, 9.0]])
+    assert len(flow.get_lines()) == 4
 
 
 def test_bad_input_is_named(tmp_path: Path):

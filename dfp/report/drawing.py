@@ -17,8 +17,9 @@ from dfp.spec import base_method
 
 # One font that matplotlib itself brings, so that machines agree; Type 42 keeps the PDF's text selectable.
 STYLE: dict[Any, Any] = sns.axes_style("ticks") | {"font.family": "DejaVu Sans", "pdf.fonttype": 42}
-# A method has a dash and a marker besides its colour, so that the lines stay apart in grey.
-DASHES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
+# A method has a dash and a marker besides its colour, so that the lines stay apart in grey. None is dotted: published
+# curves are.
+DASHES = ("-", "--", "-.", (0, (2, 1)), (0, (6, 1.5, 1, 1.5, 1, 1.5)))
 MARKERS = "osD^vPX*"
 OFFLINE = "0.91"
 

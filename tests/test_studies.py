@@ -195,14 +195,14 @@ def test_draw_candidates():
     figure = draw_candidates(candidates(2))
     (axes,) = figure.axes
     curve, data = axes.get_lines()
-    np.testing.assert_allclose(np.asarray(curve.get_ydata()), [-1.5, -2.5, -3.5, -4.5])
-    assert set(np.asarray(data.get_ydata())) == {-2.5}
+    np.testing.assert_allclose(np.asarray(curve.get_ydata()), [1.0, 0.0, -1.0, -2.0])
+    assert set(np.asarray(data.get_ydata())) == {0.0}
     (span,) = axes.patches
     assert span.get_window_extent().transformed(axes.transData.inverted()).intervalx == pytest.approx([0.5, 2.5])
-    assert figure.get_suptitle() == "n = 2 of 3 seeds"
+    assert figure.get_suptitle() == "n = 2 of 3 seeds; band: 95 % t-interval of the mean"
     # Two seeds, half a unit from the mean: t(0.975, 1) = 12.7062 times 0.5.
     corners = np.asarray(axes.collections[0].get_paths()[0].vertices)
-    assert corners[corners[:, 0] == 1, 1].min() == pytest.approx(-1.5 - 12.7062 * 0.5, abs=1e-3)
+    assert corners[corners[:, 0] == 1, 1].min() == pytest.approx(1.0 - 12.7062 * 0.5, abs=1e-3)
     assert draw_candidates(candidates(1)).get_suptitle() == "n = 1 of 3 seeds, hence no interval"
 
 
@@ -210,11 +210,12 @@ def test_a_run_without_a_state_counts_as_missing():
     empty = ["step", "rank", "q", "q_data", "spread", "candidates", "positives", "states"]
     other = candidates(1).head(1).assign(task="can", task_title="can title", **dict.fromkeys(empty, np.nan))
     figure = draw_candidates(pd.concat([candidates(2), other]))
-    assert figure.get_suptitle() == "n = 0 to 2 of 3 seeds"
+    assert figure.get_suptitle() == "n = 0 to 2 of 3 seeds; band: 95 % t-interval of the mean"
     lift, can = figure.axes
     assert lift.get_title() == "lift title (9 states of the data)"
-    assert [text.get_text() for text in can.texts] == ["no saved state yet"]
+    assert [text.get_text() for text in can.texts] == ["no state of the online phase yet"]
     assert not can.get_lines()
+    assert draw_candidates(other).get_suptitle() == "n = 0 of 3 seeds"
 
 
 def test_draw_nothing_yet():

@@ -203,7 +203,12 @@ def draw_normalisation(frame: pd.DataFrame) -> Figure:
             for axes, (phase, name) in zip(row[1:3], PHASES.items(), strict=True):
                 _band(axes, worth.loc[worth.phase == phase], lines)
                 axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-                _title(axes, f"worth of the candidates, {name}", "rank", "Q − mean Q of the state's")
+                _title(
+                    axes,
+                    f"worth of the candidates, {name}",
+                    "rank",
+                    "Q − mean Q of the state's" if phase == "offline" else "",
+                )
             _band(row[3], success.assign(value=100 * success.value), lines, cut=False)
             row[0].set_ylim(bottom=0)
             row[3].set_ylim(-3, 103)
@@ -254,18 +259,19 @@ def _seeds(frame: pd.DataFrame, value: str) -> str:
     """How many seeds have a ``value``: the fewest and the most of any task, method, quantity and phase."""
     cell = [name for name in ("task", "method", "quantity", "phase") if name in frame]
     have = frame.seed.where(frame[value].notna()).groupby([frame[name] for name in cell]).nunique()
-    if not have.any():
+    if frame.empty:
         return "no run has saved a state yet"
     listed = int(frame.listed.max())
     done = f"{have.min()}" if have.min() == have.max() else f"{have.min()} to {have.max()}"
-    return f"n = {done} of {listed} seed{'s' if listed > 1 else ''}" + ("" if have.max() > 1 else ", hence no interval")
+    interval = {0: "", 1: ", hence no interval"}.get(int(have.max()), "; band: 95 % t-interval of the mean")
+    return f"n = {done} of {listed} seed{'s' if listed > 1 else ''}{interval}"
 
 
 # --------------------------------------------------------------------------- candidates by rank
 
 
 def draw_candidates(frame: pd.DataFrame) -> Figure:
-    """A panel per task: mean Q of the N candidates by rank at the end of the online phase; the K best on grey."""
+    """A panel per task: Q of the N candidates by rank less that of the data, at the end of online; the K best on grey."""
     online = frame.loc[frame.phase == "online"]
     tasks = list(online.groupby("task_title", sort=False))
     lines = pens(frame)
@@ -277,25 +283,28 @@ def draw_candidates(frame: pd.DataFrame) -> Figure:
         for axes in grid[len(tasks) :]:
             axes.remove()
         for axes, (title, part) in zip(grid, tasks, strict=False):
-            _title(axes, title, r"rank among the N candidates of $\pi_{old}$", "mean Q")
+            _title(axes, title, r"rank among the N candidates of $\pi_{old}$", "mean Q − mean Q of the data's")
             axes.tick_params(labelsize=8)
             sns.despine(ax=axes)
             part = part.dropna(subset="q")
             if part.empty:
                 axes.text(
-                    0.5, 0.5, "no saved state yet", transform=axes.transAxes, ha="center", color="0.4", fontsize=9
+                    0.5,
+                    0.5,
+                    "no state of the online phase yet",
+                    transform=axes.transAxes,
+                    ha="center",
+                    color="0.4",
+                    fontsize=9,
                 )
                 continue
             first = part.iloc[0]
             axes.set_title(f"{title} ({first.states:.0f} states of the data)", fontsize=9.5)
             best = f"the K = {first.positives:.0f} positives"
             axes.axvspan(0.5, first.positives + 0.5, color=OFFLINE, linewidth=0, zorder=0, label=best)
-            _band(axes, part.assign(x=part["rank"], value=part.q), lines)
-            for method, rows_of in part.groupby("method", sort=False):
-                axes.axhline(
-                    rows_of.q_data.mean(), color=lines[str(method)]["color"], linestyle=":", linewidth=1.2,
-                    label=f"the data's own chunks, {lines[str(method)]['label']}",
-                )  # fmt: skip
+            # Seed by seed: critics of two seeds differ more in level than a critic's candidates do among themselves.
+            _band(axes, part.assign(x=part["rank"], value=part.q - part.q_data), lines)
+            axes.axhline(0.0, color="0.3", linestyle=":", linewidth=1.2, label="the data's own chunks")
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
             axes.set_xlim(0.5, first.candidates + 0.5)
             axes.legend(frameon=False, fontsize=7.5)

@@ -265,10 +265,10 @@ def test_draw_theory():
     np.testing.assert_allclose(np.asarray(measured.get_ydata()), [0.25, 0.125])
     np.testing.assert_allclose(np.asarray(guide.get_ydata()), [0.25, 0.125])
     (bars,) = limit.collections
-    ends = np.array([path.vertices for path in bars.get_paths()])
+    ends = np.array([np.asarray(path.vertices) for path in bars.get_paths()])
     np.testing.assert_allclose(ends[:, :, 1], [[0.225, 0.3], [0.1125, 0.15]])
     assert [float(np.asarray(line.get_ydata())[0]) for line in bound.get_lines()] == [9.0, 0.01]
-    np.testing.assert_allclose(bound.collections[0].get_paths()[0].vertices, [[0.1, 0.01], [0.1, 9.0]])
+    np.testing.assert_allclose(np.asarray(bound.collections[0].get_paths()[0].vertices), [[0.1, 0.01], [0.1, 9.0]])
     assert len(flow.get_lines()) == 4
 
 

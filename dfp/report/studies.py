@@ -271,7 +271,7 @@ def _seeds(frame: pd.DataFrame, value: str) -> str:
 
 
 def draw_candidates(frame: pd.DataFrame) -> Figure:
-    """A panel per task: Q of the N candidates by rank less that of the data, at the end of online; the K best on grey."""
+    """A panel per task: Q of the N candidates by rank less that of the data, end of online; the K best on grey."""
     online = frame.loc[frame.phase == "online"]
     tasks = list(online.groupby("task_title", sort=False))
     lines = pens(frame)

@@ -111,7 +111,7 @@ def candidate_rows(experiment: str, results_dir: Path, data_dir: Path, partial: 
     columns = [
         *RUN_COLUMNS, "phase", "step", "rank", "q", "q_data", "spread", "candidates", "positives", "states", "listed",
     ]  # fmt: skip
-    return pd.concat(frames, ignore_index=True).reindex(columns=columns) if frames else pd.DataFrame(columns=columns)
+    return pd.DataFrame(pd.concat(frames, ignore_index=True) if frames else None, columns=columns)
 
 
 def normalisation_rows(results_dir: Path, data_dir: Path, partial: bool = False) -> pd.DataFrame:

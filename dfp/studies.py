@@ -134,4 +134,4 @@ def normalisation_rows(results_dir: Path, data_dir: Path, partial: bool = False)
         success.assign(quantity="success_rate", x=success.step, value=success.success_rate),
     ]
     columns = [*RUN_COLUMNS, "quantity", "phase", "x", "value", "listed"]
-    return pd.concat([part[columns] for part in parts if len(part)] or [pd.DataFrame(columns=columns)])
+    return pd.DataFrame(pd.concat([part[columns] for part in parts if len(part)] or [pd.DataFrame(columns=columns)]))

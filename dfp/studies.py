@@ -5,6 +5,7 @@ Legend: ``B`` states of the dataset, ``N`` candidates, ``K`` positives, ``D`` co
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+from jax import Array
 
-from dfp.agents.actor_critic import ActorCritic, AgentState, TopKConfig
+from dfp.agents.actor_critic import ActorCritic, AgentState, Params, TopKConfig
 from dfp.checkpoint import CheckpointError
 from dfp.policy import load_policy
 from dfp.report.collect import evaluations, experiment_runs
@@ -41,13 +43,18 @@ def measure(
     """
     actor = state.actor if state.anchor is None else state.anchor
     keys = jax.random.split(jax.random.key(0), len(observations))
-    candidates, scores = jax.jit(agent.scored_candidates, static_argnums=4)(
-        actor, state.critic, jnp.asarray(observations), keys, count
-    )
+    candidates, scores, data = _scored(agent, actor, state.critic, observations, actions, keys, count)
     ranked = np.sort(np.asarray(scores), axis=1)[:, ::-1]
-    data = agent.aggregate(agent.values(state.critic, jnp.asarray(observations), jnp.asarray(actions)))
     spread = np.asarray(candidates).std(axis=1, ddof=1).mean()
     return Measured(ranked.mean(axis=0), float(jnp.mean(data)), float(spread))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 6))  # compiled once for all runs with the same settings
+def _scored(
+    agent: ActorCritic, actor: Params, critic: Params, observations: Array, actions: Array, keys: Array, count: int
+) -> tuple[Array, Array, Array]:
+    candidates, scores = agent.scored_candidates(actor, critic, observations, keys, count)
+    return candidates, scores, agent.aggregate(agent.values(critic, observations, actions))
 
 
 def dataset_chunks(spec: RunSpec, data_dir: Path, chunk: int, count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -68,7 +75,7 @@ def candidate_rows(experiment: str, results_dir: Path, data_dir: Path, partial: 
 
     Columns: :data:`RUN_COLUMNS`, ``phase``, ``step`` (over both phases), ``rank`` (1: the best), ``q, q_data, spread``
     (see :class:`Measured`), ``candidates`` N, ``positives`` K, ``states`` B, ``listed`` (seeds in the run table). With
-    ``partial``, a phase without a saved state has no row.
+    ``partial``, a phase without a saved state has one row, in which all but the run, ``phase`` and ``listed`` is empty.
 
     Raises:
       ConfigError: the experiment is not in the run table, or a method has no candidates.
@@ -79,19 +86,20 @@ def candidate_rows(experiment: str, results_dir: Path, data_dir: Path, partial: 
     listed = runs.groupby(["task", "method"]).seed.transform("count")
     for run in runs.assign(listed=listed).to_dict("records"):
         for phase, folder in (("offline", run["pretrained"]), ("online", run["run"])):
+            which = {name: run[name] for name in (*RUN_COLUMNS, "listed")} | {"phase": phase}
             try:
                 policy = load_policy(results_dir / folder)
             except (CheckpointError, ConfigError):
-                if partial:
-                    continue
-                raise
+                if not partial:
+                    raise
+                frames.append(pd.DataFrame([which]))
+                continue
             config = getattr(policy.spec.agent, "top_k", None) or TopKConfig()
             chunks = dataset_chunks(policy.spec, data_dir, policy.agent.chunk, STATES)
             found = measure(policy.agent, policy.state, *chunks, config.candidates)
             frames.append(
                 pd.DataFrame({"rank": np.arange(1, len(found.q) + 1), "q": found.q}).assign(
-                    **{name: run[name] for name in (*RUN_COLUMNS, "listed")},
-                    phase=phase,
+                    **which,
                     step=policy.step + (run["offline_steps"] if phase == "online" else 0),
                     q_data=found.q_data,
                     spread=found.spread,
@@ -103,14 +111,15 @@ def candidate_rows(experiment: str, results_dir: Path, data_dir: Path, partial: 
     columns = [
         *RUN_COLUMNS, "phase", "step", "rank", "q", "q_data", "spread", "candidates", "positives", "states", "listed",
     ]  # fmt: skip
-    return pd.concat(frames, ignore_index=True).reindex(columns=columns) if frames else pd.DataFrame(columns=columns)
+    return pd.DataFrame(pd.concat(frames, ignore_index=True) if frames else None, columns=columns)
 
 
 def normalisation_rows(results_dir: Path, data_dir: Path, partial: bool = False) -> pd.DataFrame:
     """The study of the field's two normalisations: spread and worth of the candidates, and success.
 
     Columns: :data:`RUN_COLUMNS`, ``quantity``, ``phase``, ``x, value``, ``listed``. Quantities: ``spread`` at step
-    ``x``; ``q``, the value of rank ``x`` less the mean of the state's candidates; ``success_rate`` at step ``x``.
+    ``x``; ``q``, the value of rank ``x`` less the mean of the state's candidates; ``success_rate`` at step ``x``. With
+    ``partial``, ``x`` and ``value`` of what a run has not saved are empty.
     """
     candidates = candidate_rows("normalisation", results_dir, data_dir, partial)
     cell = [*RUN_COLUMNS, "phase"]
@@ -120,9 +129,9 @@ def normalisation_rows(results_dir: Path, data_dir: Path, partial: bool = False)
     listed = runs.assign(listed=runs.groupby(["task", "method"]).seed.transform("count"))
     success = evaluations(results_dir, runs, partial).merge(listed[[*RUN_COLUMNS, "listed"]], on=keys)
     parts = [
-        candidates[candidates["rank"] == 1].assign(quantity="spread", x=candidates.step, value=candidates.spread),
+        candidates.drop_duplicates(cell).assign(quantity="spread", x=candidates.step, value=candidates.spread),
         candidates.assign(quantity="q", x=candidates["rank"], value=relative),
         success.assign(quantity="success_rate", x=success.step, value=success.success_rate),
     ]
     columns = [*RUN_COLUMNS, "quantity", "phase", "x", "value", "listed"]
-    return pd.concat([part[columns] for part in parts if len(part)] or [pd.DataFrame(columns=columns)])
+    return pd.DataFrame(pd.concat([part[columns] for part in parts if len(part)] or [pd.DataFrame(columns=columns)]))

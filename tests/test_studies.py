@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 from dfp import studies, studies_field
 from dfp.__main__ import app
 from dfp.agents import dfp
+from dfp.agents.actor_critic import AgentState
 from dfp.checkpoint import CheckpointError
 from dfp.report.studies import draw_candidates, draw_field, draw_normalisation, draw_theory, write_study
 from dfp.spec import ConfigError
@@ -25,6 +27,12 @@ from dfp.studies import candidate_rows, dataset_chunks, measure, normalisation_r
 from dfp.tasks import Dataset
 
 AGENT = make(dfp, top_k={"candidates": 6, "positives": 2})
+
+
+@functools.cache
+def state() -> AgentState:
+    """A fresh policy, compiled once."""
+    return start(AGENT)
 
 
 def dataset(rows: int, terminals: list[int]) -> Dataset:
@@ -41,24 +49,24 @@ def dataset(rows: int, terminals: list[int]) -> Dataset:
 
 
 def test_measure_is_what_training_draws():
-    state = start(AGENT)
+    fresh = state()
     observations, actions = np.ones((5, S), np.float32), np.zeros((5, 4), np.float32)
-    found = measure(AGENT, state, observations, actions, 6)
+    found = measure(AGENT, fresh, observations, actions, 6)
     keys = jax.random.split(jax.random.key(0), 5)
-    drawn, scores = AGENT.scored_candidates(state.anchor, state.critic, jnp.asarray(observations), keys, 6)
+    drawn, scores = AGENT.scored_candidates(fresh.anchor, fresh.critic, jnp.asarray(observations), keys, 6)
     np.testing.assert_allclose(found.q, np.sort(scores, axis=1).mean(axis=0)[::-1], rtol=1e-5)
     assert found.spread == pytest.approx(float(np.std(np.asarray(drawn), axis=1, ddof=1).mean()), rel=1e-5)
-    data = AGENT.values(state.critic, jnp.asarray(observations), jnp.asarray(actions))
+    data = AGENT.values(fresh.critic, jnp.asarray(observations), jnp.asarray(actions))
     assert found.q_data == pytest.approx(float(np.mean(data)), rel=1e-5)
 
 
 def test_candidates_are_those_of_the_old_policy():
-    state = start(AGENT)
-    still = state._replace(anchor=jax.tree.map(jnp.zeros_like, state.actor))
-    observations, actions = np.ones((3, S), np.float32), np.zeros((3, 4), np.float32)
+    fresh = state()
+    still = fresh._replace(anchor=jax.tree.map(jnp.zeros_like, fresh.actor))
+    observations, actions = np.ones((5, S), np.float32), np.zeros((5, 4), np.float32)
     assert measure(AGENT, still, observations, actions, 6).spread == 0.0
     without = measure(AGENT, still._replace(anchor=None), observations, actions, 6)
-    assert without.spread == measure(AGENT, state, observations, actions, 6).spread > 0.0
+    assert without.spread == measure(AGENT, fresh, observations, actions, 6).spread > 0.0
 
 
 def test_chunks_stay_inside_their_episode(monkeypatch: pytest.MonkeyPatch):
@@ -83,7 +91,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     def load(path: Path) -> SimpleNamespace:
         if path == folder / "runs/lift/dfp/seed0":
             raise CheckpointError(f"{path}: nothing is saved yet")
-        return SimpleNamespace(spec=spec, agent=AGENT, state=start(AGENT), step=4 if "pretrained" in str(path) else 6)
+        return SimpleNamespace(spec=spec, agent=AGENT, state=state(), step=4 if "pretrained" in str(path) else 6)
 
     monkeypatch.setattr(studies, "load_policy", load)
     monkeypatch.setattr(studies, "load_dataset", lambda *_: dataset(40, [19, 39]))
@@ -98,8 +106,12 @@ def test_candidate_rows(results: Path):
         ("mvp", "offline"): 6,
         ("mvp", "online"): 6,
         ("dfp", "offline"): 6,
+        ("dfp", "online"): 1,
     }
-    online = frame[frame.phase == "online"]
+    missing = frame[(frame.method == "dfp") & (frame.phase == "online")].iloc[0]
+    assert (missing.seed, missing.listed) == (0, 1)
+    assert missing[["step", "rank", "q", "q_data", "spread", "candidates", "positives", "states"]].isna().all()
+    online = frame[frame.phase == "online"].drop(missing.name)
     assert list(online["rank"]) == [1, 2, 3, 4, 5, 6]
     assert online.q.is_monotonic_decreasing
     assert (set(online.step), set(online.candidates), set(online.positives), set(online.listed)) == (
@@ -112,7 +124,7 @@ def test_candidate_rows(results: Path):
 
 def test_normalisation_rows(results: Path):
     frame = normalisation_rows(results, Path(), partial=True)
-    assert frame.groupby("quantity").size().to_dict() == {"q": 18, "spread": 3, "success_rate": 10}
+    assert frame.groupby("quantity").size().to_dict() == {"q": 19, "spread": 4, "success_rate": 10}
     worth = frame[frame.quantity == "q"].groupby(["method", "phase"]).value.sum()
     np.testing.assert_allclose(worth, 0.0, atol=1e-5)
     success = frame[(frame.quantity == "success_rate") & (frame.method == "dfp")]
@@ -183,15 +195,27 @@ def test_draw_candidates():
     figure = draw_candidates(candidates(2))
     (axes,) = figure.axes
     curve, data = axes.get_lines()
-    np.testing.assert_allclose(np.asarray(curve.get_ydata()), [-1.5, -2.5, -3.5, -4.5])
-    assert set(np.asarray(data.get_ydata())) == {-2.5}
+    np.testing.assert_allclose(np.asarray(curve.get_ydata()), [1.0, 0.0, -1.0, -2.0])
+    assert set(np.asarray(data.get_ydata())) == {0.0}
     (span,) = axes.patches
     assert span.get_window_extent().transformed(axes.transData.inverted()).intervalx == pytest.approx([0.5, 2.5])
-    assert figure.get_suptitle() == "n = 2 of 3 seeds"
+    assert figure.get_suptitle() == "n = 2 of 3 seeds; band: 95 % t-interval of the mean"
     # Two seeds, half a unit from the mean: t(0.975, 1) = 12.7062 times 0.5.
     corners = np.asarray(axes.collections[0].get_paths()[0].vertices)
-    assert corners[corners[:, 0] == 1, 1].min() == pytest.approx(-1.5 - 12.7062 * 0.5, abs=1e-3)
+    assert corners[corners[:, 0] == 1, 1].min() == pytest.approx(1.0 - 12.7062 * 0.5, abs=1e-3)
     assert draw_candidates(candidates(1)).get_suptitle() == "n = 1 of 3 seeds, hence no interval"
+
+
+def test_a_run_without_a_state_counts_as_missing():
+    empty = ["step", "rank", "q", "q_data", "spread", "candidates", "positives", "states"]
+    other = candidates(1).head(1).assign(task="can", task_title="can title", **dict.fromkeys(empty, np.nan))
+    figure = draw_candidates(pd.concat([candidates(2), other]))
+    assert figure.get_suptitle() == "n = 0 to 2 of 3 seeds; band: 95 % t-interval of the mean"
+    lift, can = figure.axes
+    assert lift.get_title() == "lift title (9 states of the data)"
+    assert [text.get_text() for text in can.texts] == ["no state of the online phase yet"]
+    assert not can.get_lines()
+    assert draw_candidates(other).get_suptitle() == "n = 0 of 3 seeds"
 
 
 def test_draw_nothing_yet():
@@ -205,31 +229,47 @@ def test_draw_normalisation():
     cell = ("lift", "lift title", "dfp_field=joint", "DFP (Ours), field=joint", "#D55E00", 0)
     rows = [
         (*cell, "spread", "offline", 4, 0.2), (*cell, "spread", "online", 10, 0.1),
+        (*cell, "q", "offline", 1, 0.3), (*cell, "q", "offline", 2, -0.3),
         (*cell, "q", "online", 1, 0.5), (*cell, "q", "online", 2, -0.5),
         (*cell, "success_rate", "offline", 4, 0.0), (*cell, "success_rate", "online", 10, 0.75),
     ]  # fmt: skip
     names = [*studies.RUN_COLUMNS, "quantity", "phase", "x", "value"]
-    spread, worth, success = draw_normalisation(pd.DataFrame(rows, columns=pd.Index(names)).assign(listed=1)).axes
+    frame = pd.DataFrame(rows, columns=pd.Index(names)).assign(listed=1)
+    figure = draw_normalisation(frame)
+    assert figure.get_suptitle() == "n = 1 of 1 seed, hence no interval"
+    spread, before, worth, success = figure.axes
+    np.testing.assert_allclose(np.asarray(before.get_lines()[0].get_ydata()), [0.3, -0.3])
+    assert before.get_ylim() == worth.get_ylim()
     np.testing.assert_allclose(np.asarray(spread.get_lines()[0].get_ydata()), [0.2, 0.1])
     np.testing.assert_allclose(np.asarray(worth.get_lines()[0].get_ydata()), [0.5, -0.5])
     np.testing.assert_allclose(np.asarray(success.get_lines()[0].get_ydata()), [0, 75])
+    unsaved = frame.assign(value=frame.value.where((frame.quantity != "spread") | (frame.phase == "offline")))
+    assert draw_normalisation(unsaved).get_suptitle() == "n = 0 to 1 of 1 seed, hence no interval"
+
+
+LIMITS = {"measured": 1.0, "low": 0.9, "high": 1.2}  # times N^-1/2
+FLOWS = ("measured", "closed form", "two modes", "masses")
 
 
 def test_draw_theory():
     points = [("decomposition", "closed form", h, h**2) for h in (0.2, 0.1)]
     points += [("decomposition", "measured", h, 1.1 * h**2) for h in (0.2, 0.1)]
-    points += [("candidates", "measured", n, n**-0.5) for n in (16, 64)]
+    points += [("candidates", series, n, c * n**-0.5) for n in (16, 64) for series, c in LIMITS.items()]
     points += [("bound", "measured", 0.1, 0.01), ("bound", "bound", 0.1, 9.0)]
-    points += [("flow", series, t, 1.0 - t) for series in ("measured", "closed form", "two modes") for t in (0.0, 0.5)]
+    points += [("flow", series, t, 1.0 - t) for series in FLOWS for t in (0.0, 0.5)]
     figure = draw_theory(pd.DataFrame(points, columns=pd.Index(["panel", "series", "x", "y"])))
     decomposition, limit, bound, flow = figure.axes
-    assert [str(line.get_label()) for line in decomposition.get_lines()][:2] == [
-        "closed form (normal KDEs)",
-        "Eq. 3 on samples",
-    ]
-    np.testing.assert_allclose(np.asarray(limit.get_lines()[0].get_ydata()), [0.25, 0.125])
+    labels = [str(line.get_label()) for line in decomposition.get_lines()]
+    assert labels == ["closed form (normal KDEs)", "h² guide", "Eq. 3 on 5,001 samples each"]
+    guide, measured = limit.get_lines()
+    np.testing.assert_allclose(np.asarray(measured.get_ydata()), [0.25, 0.125])
+    np.testing.assert_allclose(np.asarray(guide.get_ydata()), [0.25, 0.125])
+    (bars,) = limit.collections
+    ends = np.array([np.asarray(path.vertices) for path in bars.get_paths()])
+    np.testing.assert_allclose(ends[:, :, 1], [[0.225, 0.3], [0.1125, 0.15]])
     assert [float(np.asarray(line.get_ydata())[0]) for line in bound.get_lines()] == [9.0, 0.01]
-    assert len(flow.get_lines()) == 3
+    np.testing.assert_allclose(np.asarray(bound.collections[0].get_paths()[0].vertices), [[0.1, 0.01], [0.1, 9.0]])
+    assert len(flow.get_lines()) == 4
 
 
 def test_bad_input_is_named(tmp_path: Path):

@@ -25,7 +25,8 @@ def theory(results_dir: OutputOption = Path("results"), threads: ThreadsOption =
     from dfp.files import write_atomically
     from dfp.report.drawing import csv_text
     from dfp.report.studies import write_study
-    from dfp.theory import points, run_checks
+    from dfp.theory import run_checks
+    from dfp.theory.points import points
 
     results_dir.mkdir(parents=True, exist_ok=True)
     rows = []

@@ -17,8 +17,9 @@ from dfp.files import write_atomically
 
 # One font that matplotlib itself brings, so that machines agree; Type 42 keeps the PDF's text selectable.
 STYLE: dict[Any, Any] = sns.axes_style("ticks") | {"font.family": "DejaVu Sans", "pdf.fonttype": 42}
-# A method has a dash and a marker besides its colour, so that the lines stay apart in grey.
-DASHES = ("-", "--", "-.", ":", (0, (6, 1.5, 1, 1.5, 1, 1.5)))
+# A method has a dash and a marker besides its colour, so that the lines stay apart in grey. None is dotted: published
+# curves are.
+DASHES = ("-", "--", "-.", (0, (2, 1)), (0, (6, 1.5, 1, 1.5, 1, 1.5)))
 MARKERS = "osD^vPX*"
 OFFLINE = "0.91"
 
@@ -60,7 +61,7 @@ def scale(color: str, count: int) -> list[str]:
 def short_labels(labels: list[str]) -> tuple[str, list[str]]:
     """The method that labels of the form ``method, setting`` share, and the settings; ``""`` and the labels: none."""
     first = {label.partition(", ")[0] for label in labels}
-    if len(first) > 1 or not all(", " in label for label in labels):
+    if len(first) != 1 or not all(", " in label for label in labels):
         return "", labels
     return first.pop(), [label.partition(", ")[2].replace("lambda=", "λ=") for label in labels]
 

@@ -12,7 +12,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, LogFormatterMathtext, LogLocator, MaxNLocator
 from scipy.special import stdtrit
 
 from dfp.report.drawing import OFFLINE, STYLE, pens, write_drawing
@@ -50,7 +50,7 @@ def _command(name: str) -> str:
 
 
 def draw_theory(points: pd.DataFrame) -> Figure:
-    """Convergence, bound and dissipation: ``panel, series, x, y`` of :func:`dfp.theory.points`."""
+    """Convergence, bound and dissipation: ``panel, series, x, y`` of :func:`dfp.theory.points.points`."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(8.4, 6.4), layout="constrained")
         panels = dict(zip(("decomposition", "candidates", "bound", "flow"), figure.subplots(2, 2).flat, strict=True))
@@ -78,28 +78,37 @@ def _title(axes: Axes, title: str, x: str, y: str) -> None:
 
 
 def _decomposition(axes: Axes, part: pd.DataFrame) -> None:
-    axes.loglog(*_series(part, "closed form"), "-", color="0.2", label="closed form (normal KDEs)")
-    axes.loglog(*_series(part, "measured"), "o", color=ORANGE, label="Eq. 3 on samples")
     x, y = _series(part, "closed form")
-    axes.loglog(x, y[-1] * (x / x[-1]) ** 2, ":", color=GREY, label="h² guide")
-    axes.set_xticks(x, [f"{value:g}" for value in x])
-    axes.minorticks_off()
-    _title(axes, "Eq. 14: Q ascent + trust region, as h → 0", "bandwidth h", "|V / h² − right-hand side|")
+    axes.loglog(x, y, "-", color="0.2", label="closed form (normal KDEs)")
+    axes.loglog(x, y[0] * (x / x[0]) ** 2, ":", color=GREY, label="h² guide")
+    x, y = _series(part, "measured")
+    axes.loglog(x, y, "o", color=ORANGE, label="Eq. 3 on 5,001 samples each")
+    _ticks(axes, x)
+    _title(axes, "Eq. 14: Q ascent + trust region = 4.3, as h → 0", "bandwidth h", "|V / h² − 4.3|, at a = 0.3")
 
 
 def _candidates_limit(axes: Axes, part: pd.DataFrame) -> None:
     x, y = _series(part, "measured")
-    axes.loglog(x, y, "o-", color=ORANGE, label="RMS of 256 draws")
+    (_, low), (_, high) = _series(part, "low"), _series(part, "high")
     axes.loglog(x, y[-1] * (x / x[-1]) ** -0.5, ":", color=GREY, label=r"$N^{-1/2}$ guide")
-    axes.set_xticks(x, [f"{value:g}" for value in x])
-    axes.minorticks_off()
+    axes.errorbar(
+        x, y, (y - low, high - y), fmt="o", color=ORANGE, markersize=4, label="RMS of 256 draws, 95 % interval"
+    )
+    _ticks(axes, x)
     _title(axes, "Prop. 1 (i): top-K loss → level-set loss, K/N = 1/4", "candidates N", "relative error of the loss")
 
 
 def _bound(axes: Axes, part: pd.DataFrame) -> None:
-    axes.loglog(*_series(part, "bound"), "_", color="0.2", markersize=8, label="bound C TV (C differs by ρ, α)")
-    axes.loglog(*_series(part, "measured"), "o", color=ORANGE, markersize=4, label="measured")
-    _title(axes, "Prop. 1 (ii): bias of the level set, 25 pairs (ρ, α)", "TV(level set, π⁺)", "|difference of losses|")
+    (x, bound), (_, measured) = _series(part, "bound"), _series(part, "measured")
+    axes.vlines(x, measured, bound, color="0.85", linewidth=0.8, zorder=1)
+    axes.loglog(x, bound, "_", color="0.2", markersize=8, label="bound C TV; C differs from pair to pair")
+    axes.loglog(x, measured, "o", color=ORANGE, markersize=4, label="measured")
+    _ticks(axes, np.array([0.1, 0.2, 0.4, 0.8]))
+    axes.yaxis.set_major_locator(LogLocator(base=100.0))
+    axes.yaxis.set_major_formatter(LogFormatterMathtext())
+    axes.set_ylim(top=100 * bound.max())  # room for the legend
+    title = f"Prop. 1 (ii): bias of the level set, {len(x)} pairs (ρ, α)"
+    _title(axes, title, "TV(level set, π⁺)", "|difference of losses|")
 
 
 def _flow(axes: Axes, part: pd.DataFrame) -> None:
@@ -107,7 +116,17 @@ def _flow(axes: Axes, part: pd.DataFrame) -> None:
     x, y = _series(part, "measured")
     axes.semilogy(x[::5], y[::5], "o", color=ORANGE, markersize=4, label="πθ → π⁺, 501 particles")
     axes.semilogy(*_series(part, "two modes"), "--", color=BLUE, label="one mode → two, 500 particles (KDE)")
-    _title(axes, "Eq. 6: KL along the flow of the field", "flow time t", r"KL($q_t$ ‖ p)")
+    axes.semilogy(*_series(part, "masses"), ":", color=BLUE, label="KL of the two modes' masses alone")
+    axes.set_ylim(top=15)  # room for the legend
+    _title(axes, "Eq. 6: KL along the flow of the field", "flow time t", r"KL($q_t$ ‖ target)")
+
+
+def _ticks(axes: Axes, x: np.ndarray) -> None:
+    """Ticks at ``x``, and at 1, 2 and 5 of each power of ten on the other axis."""
+    axes.set_xticks(x, [f"{value:g}" for value in x])
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
 
 
 # --------------------------------------------------------------------------- the field
@@ -171,31 +190,39 @@ def _worth(part: pd.DataFrame) -> str:
 
 
 def draw_normalisation(frame: pd.DataFrame) -> Figure:
-    """A row per task: spread of the candidates, their worth by rank, success over the steps."""
+    """A row per task: spread of the candidates, worth by rank at the end of each phase, success over the steps."""
     lines = pens(frame)
     tasks = list(frame.groupby("task_title", sort=False))
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(9.6, 2.7 * max(len(tasks), 1) + 0.7), layout="constrained")
-        grid = figure.subplots(max(len(tasks), 1), 3, squeeze=False)
+        figure = Figure(figsize=(11.6, 2.7 * max(len(tasks), 1) + 0.7), layout="constrained")
+        grid = figure.subplots(max(len(tasks), 1), 4, squeeze=False)
         for row, (title, part) in zip(grid, tasks, strict=False):
             spread, worth, success = (part.loc[part.quantity == name] for name in ("spread", "q", "success_rate"))
             _by_phase(row[0], spread, lines)
-            _band(row[1], worth.loc[worth.phase == "online"], lines)
-            _band(row[2], success.assign(value=100 * success.value), lines, cut=False)
+            row[2].sharey(row[1])
+            for axes, (phase, name) in zip(row[1:3], PHASES.items(), strict=True):
+                _band(axes, worth.loc[worth.phase == phase], lines)
+                axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+                _title(
+                    axes,
+                    f"worth of the candidates, {name}",
+                    "rank",
+                    "Q − mean Q of the state's" if phase == "offline" else "",
+                )
+            _band(row[3], success.assign(value=100 * success.value), lines, cut=False)
             row[0].set_ylim(bottom=0)
-            row[2].set_ylim(-3, 103)
-            row[2].axvspan(0, _switch(success), color=OFFLINE, linewidth=0, zorder=0)
-            row[2].set_xlim(left=0)
-            row[2].xaxis.set_major_formatter(EngFormatter(sep=""))
-            _title(row[0], f"{title}: spread of the candidates", "", "std per action coordinate")
-            _title(row[1], "worth of the candidates, end of online", "rank", "Q − mean Q of the state's")
-            _title(row[2], "success (offline phase on grey)", "training steps", "success rate (%)")
+            row[3].set_ylim(-3, 103)
+            row[3].axvspan(0, _switch(success), color=OFFLINE, linewidth=0, zorder=0)
+            row[3].set_xlim(left=0)
+            row[3].xaxis.set_major_formatter(EngFormatter(sep=""))
+            _title(row[0], f"{title}:\nspread of the candidates", "", "std per action coordinate")
+            _title(row[3], "success (offline phase on grey)", "training steps", "success rate (%)")
         for axes in grid.flat:
             axes.tick_params(labelsize=8)
             sns.despine(ax=axes)
         if tasks:
             grid[0, 0].legend(frameon=False, fontsize=8)
-        figure.suptitle(_seeds(frame), fontsize=9)
+        figure.suptitle(_seeds(frame.loc[frame.quantity != "q"], "value"), fontsize=9)
     return figure
 
 
@@ -228,20 +255,23 @@ def _interval(rows: pd.DataFrame) -> pd.DataFrame:
     return summary.assign(low=summary["mean"] - half, high=summary["mean"] + half)
 
 
-def _seeds(frame: pd.DataFrame) -> str:
+def _seeds(frame: pd.DataFrame, value: str) -> str:
+    """How many seeds have a ``value``: the fewest and the most of any task, method, quantity and phase."""
+    cell = [name for name in ("task", "method", "quantity", "phase") if name in frame]
+    have = frame.seed.where(frame[value].notna()).groupby([frame[name] for name in cell]).nunique()
     if frame.empty:
         return "no run has saved a state yet"
-    have = frame.groupby(["task", "method"]).seed.nunique()
     listed = int(frame.listed.max())
     done = f"{have.min()}" if have.min() == have.max() else f"{have.min()} to {have.max()}"
-    return f"n = {done} of {listed} seed{'s' if listed > 1 else ''}" + ("" if have.max() > 1 else ", hence no interval")
+    interval = {0: "", 1: ", hence no interval"}.get(int(have.max()), "; band: 95 % t-interval of the mean")
+    return f"n = {done} of {listed} seed{'s' if listed > 1 else ''}{interval}"
 
 
 # --------------------------------------------------------------------------- candidates by rank
 
 
 def draw_candidates(frame: pd.DataFrame) -> Figure:
-    """A panel per task: mean Q of the N candidates by rank at the end of the online phase; the K best on grey."""
+    """A panel per task: Q of the N candidates by rank less that of the data, end of online; the K best on grey."""
     online = frame.loc[frame.phase == "online"]
     tasks = list(online.groupby("task_title", sort=False))
     lines = pens(frame)
@@ -253,27 +283,32 @@ def draw_candidates(frame: pd.DataFrame) -> Figure:
         for axes in grid[len(tasks) :]:
             axes.remove()
         for axes, (title, part) in zip(grid, tasks, strict=False):
+            _title(axes, title, r"rank among the N candidates of $\pi_{old}$", "mean Q − mean Q of the data's")
+            axes.tick_params(labelsize=8)
+            sns.despine(ax=axes)
+            part = part.dropna(subset="q")
+            if part.empty:
+                axes.text(
+                    0.5,
+                    0.5,
+                    "no state of the online phase yet",
+                    transform=axes.transAxes,
+                    ha="center",
+                    color="0.4",
+                    fontsize=9,
+                )
+                continue
             first = part.iloc[0]
-            best = f"the K = {first.positives} positives"
+            axes.set_title(f"{title} ({first.states:.0f} states of the data)", fontsize=9.5)
+            best = f"the K = {first.positives:.0f} positives"
             axes.axvspan(0.5, first.positives + 0.5, color=OFFLINE, linewidth=0, zorder=0, label=best)
-            _band(axes, part.assign(x=part["rank"], value=part.q), lines)
-            for method, rows_of in part.groupby("method", sort=False):
-                axes.axhline(
-                    rows_of.q_data.mean(), color=lines[str(method)]["color"], linestyle=":", linewidth=1.2,
-                    label=f"the data's own chunks, {lines[str(method)]['label']}",
-                )  # fmt: skip
-            _title(
-                axes,
-                f"{title} ({first.states} states of the data)",
-                r"rank among the N candidates of $\pi_{old}$",
-                "mean Q",
-            )
+            # Seed by seed: critics of two seeds differ more in level than a critic's candidates do among themselves.
+            _band(axes, part.assign(x=part["rank"], value=part.q - part.q_data), lines)
+            axes.axhline(0.0, color="0.3", linestyle=":", linewidth=1.2, label="the data's own chunks")
             axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
             axes.set_xlim(0.5, first.candidates + 0.5)
-            axes.tick_params(labelsize=8)
             axes.legend(frameon=False, fontsize=7.5)
-            sns.despine(ax=axes)
-        figure.suptitle(_seeds(online), fontsize=9)
+        figure.suptitle(_seeds(online, "q"), fontsize=9)
     return figure
 
 

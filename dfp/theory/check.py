@@ -1,0 +1,23 @@
+"""A statement of the paper beside what was measured of it."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+
+class Check(NamedTuple):
+    """One statement of the paper, what it says of the example, and what was measured."""
+
+    name: str
+    equation: str
+    relation: Literal["=", "<="]
+    expected: float  # closed form (=) or bound (<=)
+    measured: float
+    tolerance: float  # absolute
+    note: str = ""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the measured value is where the statement puts it; never for a value that is not finite."""
+        excess = self.measured - self.expected
+        return bool((abs(excess) if self.relation == "=" else excess) <= self.tolerance)

@@ -39,7 +39,7 @@ CONTENT = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text()) | {
 CHECKPOINT_S = 1.0
 MIDDLE = 200  # steps
 SHORT_MIN = 1
-LIMIT_S = 600.0
+LIMIT_S = 1800.0
 QUICK = [
     "--seconds-between-status-checks",
     "2",

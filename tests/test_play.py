@@ -122,12 +122,12 @@ def test_a_film_without_its_packages_or_name_is_refused(policy, tmp_path, monkey
 
 
 def test_the_first_context_that_works_is_chosen(monkeypatch):
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
+    monkeypatch.setenv("MUJOCO_GL", "")  # so that what was there, or nothing, comes back
     monkeypatch.setattr(rendering, "_works", lambda context: context == "osmesa")
     assert rendering.choose_context() == os.environ["MUJOCO_GL"] == "osmesa"
     monkeypatch.setattr(rendering, "_works", lambda context: False)
     assert rendering.choose_context() == "osmesa"  # as it is set
-    monkeypatch.delenv("MUJOCO_GL")
+    del os.environ["MUJOCO_GL"]
     with pytest.raises(ConfigError, match=r"^no OpenGL context: neither egl nor osmesa works here; .*libosmesa6"):
         rendering.choose_context()
     assert "MUJOCO_GL" not in os.environ
@@ -146,7 +146,7 @@ def test_a_view_of_its_own_takes_neither_camera_nor_size():
 def frames_of(script: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """In a process of its own: MuJoCo chooses its context when it is imported."""
     preamble = (
-        "from dfp.tasks import rendering; from dfp.spec import ConfigError, load_catalogue\n"
+        "from dfp.tasks import rendering; from dfp.catalogue import load_catalogue; from dfp.spec import ConfigError\n"
         "try: rendering.choose_context()\n"
         "except ConfigError: raise SystemExit('no OpenGL')\n"
         "import numpy as np; tasks = load_catalogue().tasks\n"

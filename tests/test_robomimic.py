@@ -214,7 +214,7 @@ def test_another_or_no_simulator_is_refused(monkeypatch):
 
 def test_workers_make_no_opengl_context_and_print_nothing():
     script = (
-        "import os, sys, numpy; from dfp.spec import load_catalogue; from dfp.tasks import make_environment; "
+        "import os, sys, numpy; from dfp.catalogue import load_catalogue; from dfp.tasks import make_environment; "
         "environment = make_environment(load_catalogue().tasks['lift'].spec); "
         "environment.reset(0); environment.step(numpy.zeros(7)); environment.sibling().close(); "
         "print([name for name in ('jax', 'flax', 'OpenGL', 'mujoco.egl') if name in sys.modules], "

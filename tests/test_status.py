@@ -22,11 +22,10 @@ HEADER = (
     "offline_steps,online_steps"
 )
 METRICS = "phase,step,success_rate,episodes,return_mean,length_mean,wall_s,env_steps"
-NOW = time.time()
 
 
 def moment(age: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(NOW - age))
+    return time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() - age))
 
 
 def table(results: Path, seeds: int = 5) -> None:
@@ -71,7 +70,7 @@ def progress(folder: Path, number: int, step: int, age: float, **more) -> None:
 def lease(folder: Path, age: float) -> None:
     (folder / "lease.json").write_text("{}")
     for path in folder.iterdir():
-        os.utime(path, (NOW - age, NOW - age))
+        os.utime(path, 2 * (time.time() - age,))
 
 
 @pytest.fixture

@@ -275,7 +275,7 @@ def test_workers_need_neither_jax_nor_opengl():
     """Evaluation and recording processes import all of this, on nodes without a display."""
     script = (
         "import sys; from dfp.tasks import dataset, download, generate, make_environment; "
-        "from dfp.spec import load_catalogue; "
+        "from dfp.catalogue import load_catalogue; "
         "make_environment(load_catalogue().tasks['cube-single-task2'].spec).reset(0); "
         "print([name for name in ('jax', 'flax', 'OpenGL', 'mujoco.glfw', 'mujoco.egl') if name in sys.modules])"
     )

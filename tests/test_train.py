@@ -188,8 +188,7 @@ def test_a_deadline_saves_and_the_next_attempt_continues(straight, tmp_path, mon
         with pytest.raises(train.Unfinished, match="run it again"):
             train.finetune(make_spec(), run, straight / "pre", options(deadline=1.0))
         assert not (run / "metrics.csv").exists()
-    monkeypatch.undo()
-    use_random_data()
+    monkeypatch.setattr(session, "time", time)
     train.finetune(make_spec(), run, straight / "pre", options())
     assert "(attempt 3)" in (run / "train.log").read_text()
     assert weights(run) == weights(straight / "run")

@@ -8,22 +8,6 @@ localrules:
 ruleorder: figure2 > figure
 
 
-def has_published(wildcards):
-    """Whether curves that others published are drawn too, which the caption then says."""
-    import pandas
-    from dfp.report.published import published_curves
-
-    if not SETTINGS.published_curves or wildcards.number != "1":
-        return False
-    steps = [
-        (run.task, run.method, run.spec.training.offline_steps, run.spec.online.steps)
-        for run in runs_of("figure1")
-        if run.spec.online
-    ]
-    columns = ["task", "method", "offline_steps", "online_steps"]
-    return not published_curves(pandas.DataFrame(steps, columns=columns))[0].empty
-
-
 # Needs OpenGL: EGL on a GPU's node, OSMesa elsewhere.
 rule gallery:
     input:

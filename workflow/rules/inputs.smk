@@ -1,0 +1,46 @@
+# What tables and figures are made from.
+import pandas
+
+from dfp.report.published import published_curves
+
+
+def files_of(name, runs):
+    """The file of this name of every run and of the pretraining that it starts from."""
+    folders = [folder for run in runs for folder in (run.pretrained, run.folder)]
+    return [f"{RESULTS}/{folder}/{name}" for folder in dict.fromkeys(folders)]
+
+
+def runs_of(*experiments):
+    """The runs of these tables and figures."""
+    for name in experiments:
+        known(dict.fromkeys(SETTINGS.experiments), name, "table or figure")
+    return [run for run in PLAN.runs if run.experiment in experiments]
+
+
+def metrics_of(*experiments):
+    """The metrics files of the runs of these tables and figures."""
+    return files_of("metrics.csv", runs_of(*experiments))
+
+
+def inputs_of(name):
+    """The files that a table or figure is made from: what `made_from` of its entry says."""
+    own, table = runs_of(name), f"{RESULTS}/runs.csv"
+    return {
+        "runs": [table, *files_of("metrics.csv", own)],
+        "specs": [table, *files_of("manifest.json", own)],
+        "every run": [table, *files_of("manifest.json", PLAN.runs)],
+        "cost": [f"{RESULTS}/cost.csv"],
+    }[CATALOGUE.experiments[name].made_from]
+
+
+def has_published(wildcards):
+    """Whether curves that others published are drawn too, which the caption then says."""
+    if not SETTINGS.published_curves or wildcards.number != "1":
+        return False
+    steps = [
+        (run.task, run.method, run.spec.training.offline_steps, run.spec.online.steps)
+        for run in runs_of("figure1")
+        if run.spec.online
+    ]
+    columns = ["task", "method", "offline_steps", "online_steps"]
+    return not published_curves(pandas.DataFrame(steps, columns=columns))[0].empty

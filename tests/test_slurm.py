@@ -23,7 +23,11 @@ from slurm_cluster import Cluster, missing
 from dfp.commands.options import SLURM_MARGIN
 
 ROOT = Path(__file__).resolve().parents[1]
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=f"no SLURM: {missing()}")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.cluster,
+    pytest.mark.skipif(missing() is not None, reason=f"no SLURM: {missing()}"),
+]
 
 # Toy networks and enough steps to be disturbed in the middle.
 CONTENT = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text()) | {

@@ -1,7 +1,7 @@
 """What the paper's text says of its tables, as functions: does a claim hold on given numbers?
 
 Each is evaluated twice by the same code: on our runs, and on the numbers the paper prints, which do not bear out all of
-it (`tests/test_claims.py` names those). How a claim is judged:
+it (`tests/test_verdict.py` names those). How a claim is judged:
 
 * a **gain in points** holds where the printed gain lies in the 95 % Welch interval of the gain found and 0 does not;
   with both in it, it cannot be told yet; a *marginal* gain need not exclude 0;
@@ -53,7 +53,7 @@ class Claim(NamedTuple):
 
     @property
     def key(self) -> str:
-        return self.check.__name__  # type: ignore[attr-defined]
+        return self.check.__name__
 
 
 CLAIMS: list[Claim] = []

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import multiprocessing
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +35,7 @@ class Attempt(NamedTuple):
     code: int | None = None  # exit code
     reason: str | None = None  # finished | unfinished | failed: one line | killed
     step: int | None = None  # the last one that is known of
+    peak_mb: int | None = None  # main memory at its peak, simulators included
 
     @property
     def failed(self) -> bool:
@@ -60,8 +63,8 @@ def read_attempts(folder: Path) -> list[Attempt]:
             who = (event["host"], event["pid"], event["job"])
             attempts[number] = Attempt(number, *who, seconds_since_1970(event["time"]), event["step"])
         elif number in attempts:
-            end = {"ended": seconds_since_1970(event["time"]), "step": event["step"]}
-            attempts[number] = attempts[number]._replace(**end, code=event["code"], reason=event["reason"])
+            end = {name: event.get(name) for name in ("code", "reason", "step", "peak_mb")}
+            attempts[number] = attempts[number]._replace(ended=seconds_since_1970(event["time"]), **end)
     return list(attempts.values())
 
 
@@ -93,7 +96,7 @@ class AttemptLog:
         """End it at ``step``, with the error that ended it or as finished."""
         if self._started is not None:
             code, reason = outcome(error)
-            self._append(self.number, "end", time.time(), code=code, reason=reason, step=step)
+            self._append(self.number, "end", time.time(), code=code, reason=reason, step=step, peak_mb=peak_mb())
             self._started = None
 
     def spent_s(self) -> float:
@@ -123,6 +126,23 @@ def outcome(error: BaseException | None) -> tuple[int, str]:
     known = code is not None and str(error)
     text = str(error) if known else f"{type(error).__name__}: {error}"
     return CRASHED if code is None else code, f"failed: {' '.join(text.split()).rstrip(':')}"
+
+
+def peak_mb() -> int | None:
+    """Main memory of this process and of its living children, each at its own peak, MB (10^6 bytes); none but on Linux.
+
+    What they share counts for each, and their peaks need not meet, so together they never took more.
+    """
+    pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
+    kib = sum(int(peak) for pid in pids for peak in re.findall(r"^VmHWM:\s+(\d+) kB$", _status(pid), re.MULTILINE))
+    return round(kib * 1024 / 1e6) or None
+
+
+def _status(pid: int | None) -> str:
+    try:
+        return Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # no such folder on this system, or the child has just ended
+        return ""
 
 
 def close_killed(attempt: Attempt, progress: dict[str, Any], last_sign: float, saved: int) -> Attempt:

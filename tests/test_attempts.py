@@ -9,7 +9,17 @@ from pathlib import Path
 
 import pytest
 
-from dfp.attempts import ATTEMPTS, Attempt, AttemptLog, close_killed, last_sign_of_life, outcome, read_attempts, spent_s
+from dfp.attempts import (
+    ATTEMPTS,
+    Attempt,
+    AttemptLog,
+    close_killed,
+    last_sign_of_life,
+    outcome,
+    peak_mb,
+    read_attempts,
+    spent_s,
+)
 from dfp.lease import Lease
 from dfp.session import TrainingError, Unfinished
 from dfp.spec import ConfigError
@@ -39,6 +49,33 @@ def test_an_attempt_is_written_as_it_goes(tmp_path, monkeypatch):
         (3, 300, 1000, 0, "finished"),
     ]
     assert [one.failed for one in read_attempts(tmp_path)] == [False, True, False]
+
+
+def _take_memory(megabytes: int, connection) -> None:
+    taken = bytearray(megabytes * 1_000_000)  # zeros that were written, so they count
+    connection.send(len(taken))
+    del taken
+    connection.recv()
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc on this system")
+def test_the_peak_of_memory_counts_children_and_what_was_given_back(tmp_path):
+    before = peak_mb()
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    child = context.Process(target=_take_memory, args=(300, there))
+    child.start()
+    assert here.recv() == 300_000_000
+    assert before is not None
+    assert 300 <= peak_mb() - before < 600  # 300 of its own and an interpreter's
+    log = AttemptLog(tmp_path)
+    log.start(0)
+    log.end(None, 1)
+    here.send("end")
+    child.join()
+    (attempt,) = read_attempts(tmp_path)
+    assert attempt.peak_mb >= before + 300
+    assert peak_mb() < before + 300
 
 
 def test_an_attempt_that_never_began_leaves_no_record(tmp_path):

@@ -84,7 +84,8 @@ def attempt_line(one: Attempt) -> str:
     if one.ended is None or one.code is None:
         return f"{text}; no end yet"
     text += f" to {one.step:,} in {duration(one.ended - one.started)}; exit code {one.code}: {one.reason}"
-    return text if one.reason == "finished" else f"{text} ({MEANING[one.code]})"
+    text = text if one.reason == "finished" else f"{text} ({MEANING[one.code]})"
+    return text if one.peak_mb is None else f"{text}; {one.peak_mb / 1e3:.1f} GB of memory at most"
 
 
 def advice(

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import copy
 import functools
-import importlib.metadata
 import warnings
 from typing import Any
 
@@ -21,7 +20,7 @@ import numpy as np
 from ogbench.relabel_utils import relabel_dataset
 
 from dfp.spec import ConfigError, TaskSpec
-from dfp.tasks import Step
+from dfp.tasks import Step, versions
 
 # Another simulator is another environment: results of different versions do not belong in one table.
 SIMULATOR = {"mujoco": "3.7.0", "ogbench": "1.2.2", "dm_control": "1.0.39"}
@@ -146,22 +145,12 @@ def _quiet() -> warnings.catch_warnings:
 
 def require_simulator() -> None:
     """Raise ``ConfigError`` unless the installed simulator is the one of :data:`SIMULATOR`."""
-    found = installed_versions()
-    for package, wanted in SIMULATOR.items():
-        if found[package] != wanted:
-            raise ConfigError(f"package '{package}': found version {found[package]}, wanted {wanted}")
+    versions.require(SIMULATOR, installed_versions())
 
 
 def installed_versions() -> dict[str, str]:
     """Versions of all that shapes an episode, by package; ``none`` where one is missing."""
-    return {package: _version(package) for package in ("numpy", *SIMULATOR)}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
+    return versions.installed(("numpy", *SIMULATOR))
 
 
 # --------------------------------------------------------------------------- rewards of recorded rows

@@ -16,7 +16,6 @@ import contextlib
 import copy
 import functools
 import importlib
-import importlib.metadata
 import logging
 import os
 import tempfile
@@ -29,7 +28,7 @@ import mujoco
 import numpy as np
 
 from dfp.spec import ConfigError, TaskSpec
-from dfp.tasks import Step
+from dfp.tasks import Step, versions
 from dfp.tasks.osc import Arm
 
 # Another simulator is another environment: results of different versions do not belong in one table.
@@ -315,18 +314,9 @@ def require_simulator() -> None:
     found = installed_versions()
     if found["robosuite"] == "none":
         raise ConfigError("package 'robosuite': not installed; Robomimic's tasks need `uv sync --extra robomimic`")
-    for package, wanted in SIMULATOR.items():
-        if found[package] != wanted:
-            raise ConfigError(f"package '{package}': found version {found[package]}, wanted {wanted}")
+    versions.require(SIMULATOR, found)
 
 
 def installed_versions() -> dict[str, str]:
     """Versions of all that shapes an episode, by package; ``none`` where one is missing."""
-    return {package: _version(package) for package in ("numpy", *SIMULATOR)}
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
+    return versions.installed(("numpy", *SIMULATOR))

@@ -10,7 +10,9 @@ import pytest
 from scipy import stats
 from synthetic import configured, make_results
 
+from dfp.report import profiles
 from dfp.report.aggregates import COLUMNS, write_statistics
+from dfp.report.collect import read_runs
 from dfp.report.statistics import (
     THRESHOLDS,
     at_least_sampling_std,
@@ -183,6 +185,17 @@ class TestFile:
         frame = pd.read_csv(write_statistics(tmp_path)[0])
         cell = frame[(frame.method == "dfp") & (frame.task == "cube-single-task2")].set_index("evaluation")["value"]
         assert (cell["last"], cell["best"]) == (0.4, 0.7)
+
+    def test_the_profile_is_drawn_as_it_stands_in_the_file(self, frame: pd.DataFrame, tmp_path: Path):
+        runs = read_runs(make_results(tmp_path, TWO, lambda spec, method: 0.5))
+        (axes,) = profiles.draw(frame, runs).axes
+        assert axes.get_title().endswith("4 runs per method on 2 tasks; band: 95 % stratified bootstrap interval")
+        assert [text.get_text() for text in axes.get_legend().get_texts()] == list(runs.label.unique())
+        dfp = dict(zip(runs.method.unique(), axes.get_lines(), strict=True))["dfp"].get_xydata()
+        # Ends at 0.8, 0.9, 0.8, 0.9: all above 75 %, half above 80 and 85 %, none above 90 %.
+        assert [share for rate, share in dfp if rate < 79] == [100] * 16
+        assert [share for rate, share in dfp if rate > 79] == [50, 50, 0, 0, 0]
+        assert len(axes.collections) == 4
 
     def test_same_runs_same_bytes(self, tmp_path: Path):
         results = make_results(tmp_path, TWO, lambda spec, method: 0.1 * spec.seed + 0.3)

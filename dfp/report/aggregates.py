@@ -1,5 +1,7 @@
 """Statistics over tasks and seeds: ``statistics.csv``, one row per number, and ``statistics.md``, the main ones.
 
+``statistics.png`` and ``.pdf`` draw the performance profiles.
+
 A comparison is an experiment of the run table: every method of it on the same tasks. What is reported of a run is its
 **last** evaluation, as the paper's tables do; its **best** one, which is chosen by looking at the result and so too
 high by as much as evaluations scatter; and, of an online run, its **regret**. The three are never mixed.
@@ -16,7 +18,9 @@ import pandas as pd
 
 from dfp.catalogue import load_catalogue
 from dfp.files import write_atomically
+from dfp.report import profiles
 from dfp.report.collect import evaluations, read_runs
+from dfp.report.drawing import csv_text, write_drawing
 from dfp.report.statistics import (
     THRESHOLDS,
     Strata,
@@ -40,15 +44,16 @@ OURS = ("dfp", "dfp-offline")  # the method that the paper proposes, in its onli
 
 
 def write_statistics(results_dir: Path, partial: bool = False) -> list[Path]:
-    """Write ``statistics.csv`` and ``statistics.md`` below ``results_dir`` and return their paths.
+    """Write ``statistics.csv``, ``.md``, ``.png`` and ``.pdf`` below ``results_dir`` and return their paths.
 
     With ``partial``, runs that have not finished are left out. Raises :class:`~dfp.spec.ConfigError` as
     :func:`~dfp.report.collect.evaluations` does.
     """
     runs = read_runs(results_dir)
     frame = statistics(run_scores(evaluations(results_dir, runs, partial), runs), runs)
-    contents = {"csv": frame.to_csv(index=False, float_format="%.6g"), "md": markdown(frame, runs)}
-    return [write_atomically(results_dir / f"statistics.{kind}", content) for kind, content in contents.items()]
+    stem, contents = results_dir / "statistics", {"csv": csv_text(frame), "md": markdown(frame, runs)}
+    texts = [write_atomically(stem.with_suffix(f".{kind}"), content) for kind, content in contents.items()]
+    return [*texts, *write_drawing(stem, profiles.draw(frame, runs))]
 
 
 def run_scores(tidy: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
@@ -211,8 +216,8 @@ NOTE = (
     "chosen after the fact and therefore too high. **IQM** is the mean of the middle half of all runs. **Regret** is "
     "the mean shortfall from 100 % over the online phase. **P** is the chance that a run of the one scores higher than "
     "a run of the other on the same task, ties counting half. All methods of a table are compared on the tasks and "
-    "seeds that all of them have finished. No interval where a task has one seed. Per task, and the performance "
-    "profiles: `statistics.csv`."
+    "seeds that all of them have finished. No interval where a task has one seed. Per task: `statistics.csv`; the "
+    "performance profiles: there and `statistics.png`."
 )
 
 

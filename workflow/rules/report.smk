@@ -30,6 +30,13 @@ rule statistics:
             labels={"content": "numbers"},
             caption="../report/statistics.rst",
         ),
+        png=report(
+            f"{RESULTS}/statistics.png",
+            category="Aggregates",
+            labels={"content": "performance profiles"},
+            caption="../report/profiles.rst",
+        ),
+        pdf=f"{RESULTS}/statistics.pdf",
         markdown=f"{RESULTS}/statistics.md",
     log:
         f"{RESULTS}/logs/statistics.log",

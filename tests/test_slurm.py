@@ -35,10 +35,10 @@ CONTENT = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text()) | {
     "experiments": ["table2"],
     "training": {
         "batch_size": 32, "discount": 0.99, "learning_rate": 3.0e-4, "target_update_rate": 5.0e-3,
-        "offline_steps": 12_000,
+        "offline_steps": 4_000,
     },
-    "online": {"steps": 4_000, "warmup_steps": 100, "buffer_capacity": 2_000_000},
-    "evaluation": {"interval": 12_000, "episodes": 1},
+    "online": {"steps": 1_500, "warmup_steps": 100, "buffer_capacity": 2_000_000},
+    "evaluation": {"interval": 4_000, "episodes": 1},
 }  # fmt: skip
 CHECKPOINT_S = 1.0
 MIDDLE = 200  # steps

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import time
 from io import BytesIO
 from pathlib import Path
@@ -70,3 +71,34 @@ def record(data_dir: Path, task: TaskSpec, *files: bytes) -> Path:
     manifest = {"dataset": task.dataset, "source": "download", "rows": 5, "files": entries, "versions": {}}
     path.write_text(json.dumps(manifest))
     return path.with_name("0.npz")
+
+
+def full_size(data_dir: Path, task: TaskSpec, rows: int = 1_001_000) -> None:
+    """A downloaded dataset of random rows as large as OGBench's, episodes of 1,001; its files are one, linked."""
+    folder = manifest_path(task, DOWNLOAD, data_dir).parent
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    terminals = np.zeros(rows, bool)
+    terminals[1000::1001] = True
+    cubes = (task.observation_size - 19) // 9
+    np.savez(
+        folder / "0.npz",
+        allow_pickle=False,
+        observations=rng.standard_normal((rows, task.observation_size), np.float32),
+        actions=rng.uniform(-1, 1, (rows, 5)).astype(np.float32),
+        terminals=terminals,
+        qpos=rng.standard_normal((rows, 14 + 7 * cubes), np.float32),
+        qvel=np.zeros((rows, 14 + 6 * cubes), np.float32),
+    )
+    with (folder / "0.npz").open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    transitions = rows // 1001 * 1000
+    entry = {"bytes": (folder / "0.npz").stat().st_size, "sha256": digest, "rows": transitions}
+    names = [f"{shard}.npz" for shard in range(task.shards)]
+    for name in names[1:]:
+        os.link(folder / "0.npz", folder / name)
+    manifest = {
+        "dataset": task.dataset, "source": "download", "rows": task.shards * transitions,
+        "files": [entry | {"name": name} for name in names], "versions": {},
+    }  # fmt: skip
+    (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -1,20 +1,15 @@
 """cube-quadruple-100m at small and at full size: where a restart goes on, and how much memory the files take."""
 
-import hashlib
-import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
-from helpers import CUBE, DOWNLOAD, TASKS, npz, record, small
+from helpers import CUBE, DOWNLOAD, TASKS, full_size, npz, record, small
 from test_train import make_spec, options, weights
 
 from dfp import train
 from dfp.offline import OfflineLoop
-from dfp.tasks import manifest_path
 from dfp.tasks.shards import ShardReader
 from dfp.train import Unfinished
 
@@ -77,31 +72,7 @@ print(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
 def test_files_of_full_size_take_less_than_3_gb(tmp_path):
     """A million rows per file, as published, and one file after another: training, prefetching, judging."""
     task = TASKS["cube-quadruple-task2"].model_copy(update={"shards": 3, "shard_interval": 15})
-    rows = 1_001_000
-    rng = np.random.default_rng(0)
-    folder = manifest_path(task, DOWNLOAD, tmp_path / "data").parent
-    folder.mkdir(parents=True)
-    terminals = np.zeros(rows, bool)
-    terminals[1000::1001] = True
-    np.savez(
-        folder / "0.npz",
-        allow_pickle=False,
-        observations=rng.standard_normal((rows, 55), np.float32),
-        actions=rng.uniform(-1, 1, (rows, 5)).astype(np.float32),
-        terminals=terminals,
-        qpos=rng.standard_normal((rows, 42), np.float32),
-        qvel=np.zeros((rows, 38), np.float32),
-    )
-    with (folder / "0.npz").open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    entry = {"bytes": (folder / "0.npz").stat().st_size, "sha256": digest, "rows": 1_000_000}
-    names = [f"{shard}.npz" for shard in range(3)]
-    for name in names[1:]:
-        os.link(folder / "0.npz", folder / name)
-    files = [entry | {"name": name} for name in names]
-    manifest = {"dataset": task.dataset, "source": "download", "rows": 3_000_000, "files": files, "versions": {}}
-    (folder / "manifest.json").write_text(json.dumps(manifest))
-
+    full_size(tmp_path / "data", task)
     spec = make_spec(task=task, data=DOWNLOAD, evaluation={"interval": 225, "episodes": 1}).pretraining()
     (tmp_path / "spec.json").write_text(spec.canonical())
     done = subprocess.run(

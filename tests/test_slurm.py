@@ -233,17 +233,18 @@ def test_a_disturbed_workflow_ends_as_the_undisturbed_one(cluster, undisturbed, 
         """The second copy takes its time to start; the first must not be over before, on a machine of any speed."""
         claim = tmp_path / "results" / run / "claim.json"
         # Held for very long it counts as dead: then it is not asked, and may write no more.
-        until("asked", lambda: claim.exists() or workflow.trainer_of(run) != pid)
+        until("asked", lambda: claim.exists() or workflow.trainer_of(run) != pid, seconds=300.0)
         os.kill(pid, signal.SIGCONT)
 
     def submit_again(run: str) -> None:
         """A second copy of the job, as SLURM would run it: the same script."""
         os.kill(pid := workflow.trainer_of(run), signal.SIGSTOP)
-        script = cluster.call("scontrol", "write", "batch_script", workflow.job_of(run), "-")
+        (job,) = [job for job in workflow.jobs() if job["JobId"] == workflow.job_of(run)]
+        script = cluster.call("scontrol", "write", "batch_script", job["JobId"], "-")
         (tmp_path / "copy.sh").write_text(script[script.index("#!") :])
         cluster.call(
-            "sbatch", "--gpus=1", "--mem=1000", "-D", str(tmp_path),
-            "-o", str(tmp_path / "copy.log"), str(tmp_path / "copy.sh"),
+            "sbatch", "--gpus=1", f"--mem={job['MinMemoryNode']}", f"--cpus-per-task={job['CPUs/Task']}",
+            "-D", str(tmp_path), "-o", str(tmp_path / "copy.log"), str(tmp_path / "copy.sh"),
         )  # fmt: skip
         hold_until_asked(run, pid)
 

@@ -313,13 +313,21 @@ def test_a_fall_back_to_the_cpu_is_an_error_where_a_gpu_is_wanted():
     assert device.check_device(gpu=False)[0].level == "ok"
 
 
+def test_a_platform_that_is_not_installed_is_named():
+    code = "from dfp.doctor.device import check_device; print(check_device(gpu=True)[0].what)"
+    environment = os.environ | {"JAX_PLATFORMS": "rocm"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.stdout.startswith("JAX finds no device: JAX_PLATFORMS=rocm: ")
+    assert len(done.stdout.strip()) > len("JAX finds no device: JAX_PLATFORMS=rocm: ")
+
+
 # --------------------------------------------------------------------------- the command
 
 
 def test_findings_say_what_why_and_what_to_type():
     found = Finding("disk", "error", "full", "runs stop", "df -h")
     assert findings.lines(found) == ["error   disk: full", "        why: runs stop", "        type: df -h"]
-    assert findings.summary([found, Finding("data", "ok", "there")]) == "1 errors, 0 warnings"
+    assert findings.summary([found, Finding("data", "ok", "there")]) == "1 error"
 
 
 def test_the_command_ends_with_4_where_a_check_failed(tmp_path):

@@ -355,6 +355,16 @@ def test_a_job_with_a_gpu_does_not_train_on_a_cpu(cluster, tmp_path, monkeypatch
     assert log.read_text().splitlines()[-1].startswith("dfp: JAX_PLATFORMS=cuda: ")
 
 
+def test_the_doctor_sends_a_job_that_looks_for_its_device(cluster, tmp_path):
+    command = [sys.executable, "-m", "dfp", "doctor", "--only", "slurm", "--submit"]
+    command += ["--config", str(ROOT / "config" / "smoke.yaml")]
+    environment = os.environ | cluster.environment | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    # Jobs take the environment along: JAX_PLATFORMS is cpu in these tests, and the one GPU of the job a fake.
+    assert done.returncode == 4, done.stdout
+    assert re.search(r"^error +test job: job \d+ ran on \S+: no GPU: JAX fell back to the CPU", done.stdout, re.M)
+
+
 def test_the_site_says_where_and_the_profile_does_not_overrule_it(cluster, undisturbed, tmp_path):
     """A site with `gres`, a partition of its own and shorter jobs, in one small file beside the profile."""
     for name in ("data", "results/pretrained"):

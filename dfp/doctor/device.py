@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 
 from dfp.doctor.findings import Finding
@@ -22,7 +24,9 @@ def check_device(gpu: bool) -> list[Finding]:
         device = jax.devices()[0]
         error = product_error()
     except Exception as problem:  # whatever a broken driver raises is the finding
-        text = f"{type(problem).__name__}: {' '.join(str(problem).split())}"[:300]
+        platforms = f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}: " if "JAX_PLATFORMS" in os.environ else ""
+        # JAX says nothing at all where a platform that is asked for was not installed.
+        text = f"{platforms}{' '.join(str(problem).split()) or 'no such platform is installed'}"[:300]
         return [Finding("device", "error", f"JAX finds no device: {text}", "no job can train", _remedy())]
     return judge(device.platform, device.device_kind, error, gpu)
 

@@ -38,8 +38,9 @@ def verdict(findings: Iterable[Finding]) -> Verdict:
 
 def summary(findings: Iterable[Finding]) -> str:
     """One line for the end."""
-    found = verdict(findings)
-    return "everything is in order" if found == (0, 0) else f"{found.errors} errors, {found.warnings} warnings"
+    counts = verdict(findings)._asdict().items()
+    said = [f"{count} {name if count != 1 else name.removesuffix('s')}" for name, count in counts if count]
+    return ", ".join(said) or "everything is in order"
 
 
 def table(findings: Iterable[Finding]) -> Table:

@@ -36,10 +36,13 @@ def script(python: str = sys.executable) -> str:
 
 
 def sbatch(folder: Path, partition: str | None, options: Sequence[str]) -> list[str]:
-    """The command that submits the job: a minute, one GPU, and what the site wants besides."""
+    """The command that submits the job: a minute, one GPU, and what the site wants besides.
+
+    The memory is named, since some sites give a job that names none a whole node's.
+    """
     place = [f"--partition={partition}"] if partition else []
     log = f"--output={folder / LOG}"
-    return ["sbatch", "--parsable", "--job-name=dfp-doctor", "--time=1", "--gpus=1", log, *place, *options]
+    return ["sbatch", "--parsable", "--job-name=dfp-doctor", "--time=1", "--gpus=1", "--mem=4G", log, *place, *options]
 
 
 def check_submission(folder: Path, partition: str | None, options: Sequence[str], wait_s: float) -> list[Finding]:

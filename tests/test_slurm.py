@@ -42,7 +42,7 @@ CONTENT = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text()) | {
 }  # fmt: skip
 CHECKPOINT_S = 1.0
 MIDDLE = 200  # steps
-SHORT_MIN = 1
+SHORT_MIN = 2
 LIMIT_S = 1800.0
 QUICK = [
     "--seconds-between-status-checks",

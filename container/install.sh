@@ -17,8 +17,9 @@ done
 python3 -m venv "$environment"
 "$environment/bin/python" -m pip install --quiet "uv==$(cat "$source/container/uv-version")"
 # --inexact: uv has just been put there and stays, so that the image can tell what it was made with.
+# Compiled now: an image is read-only, and importing everything takes 2 s instead of 6.
 # shellcheck disable=SC2086 # the extras are words of their own
-UV_PROJECT_ENVIRONMENT="$environment" UV_LINK_MODE=copy "$environment/bin/uv" sync \
+UV_PROJECT_ENVIRONMENT="$environment" UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 "$environment/bin/uv" sync \
     --project "$source" --locked --inexact --no-dev --no-install-project --python "$environment/bin/python" $extras
 
 # The environment as it is, and that it works: another version of a package would stop here.

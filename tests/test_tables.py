@@ -71,9 +71,14 @@ class TestTable2:
         }
 
     def test_ranks_are_those_of_the_printed_values(self, tmp_path: Path):
-        finals = {("lift", "mvp"): [0.9, 0.9004], ("lift", "dfp"): [0.9, 0.9]}
+        finals = {("lift", "mvp"): [0.9, 0.9004], ("lift", "mvp-topk"): [0.9, 0.9], ("lift", "dfp"): [0.8, 0.8]}
         _, markdown, _ = table2(make_results(tmp_path, finals))
-        assert [row[0] for row in cells_of(markdown, 0).values()] == ["**90.0 ± 0**"] * 2
+        marked = ["**90.0 ± 0**", "**90.0 ± 0**", "<u>80.0 ± 0</u>"]
+        assert [row[0] for row in cells_of(markdown, 0).values()] == marked
+
+    def test_where_all_are_equal_none_is_the_best(self, tmp_path: Path):
+        _, markdown, _ = table2(make_results(tmp_path, {("lift", "mvp"): [0.0, 0.0], ("lift", "dfp"): [0.0, 0.0]}))
+        assert list(cells_of(markdown, 0).values()) == [["0.0 ± 0", "0.0"]] * 2
 
     def test_missing_seeds_are_shown(self, tmp_path: Path):
         finals: Finals = {
@@ -110,13 +115,14 @@ class TestTable2:
     def test_one_seed_has_no_deviation(self, tmp_path: Path):
         results, _ = one_run(tmp_path)
         numbers, markdown, _ = table2(results)
-        assert cells_of(markdown, 0)["DFP (Ours)"] == ["**50.0**", "**50.0**"]
+        assert cells_of(markdown, 0)["DFP (Ours)"] == ["50.0", "50.0"]
         assert np.isnan(numbers.lift_std["dfp"])
         assert "of one seed, hence no deviation" in markdown
 
     def test_a_task_that_the_paper_lacks(self, tmp_path: Path):
-        numbers, markdown, _ = table2(make_results(tmp_path, {("cube-single-task2", "dfp"): [0.5, 0.5]}))
-        assert cells_of(markdown, 1)["DFP (Ours)"] == ["—", "—"]
+        numbers, markdown, tex = table2(make_results(tmp_path, {("cube-single-task2", "dfp"): [0.5, 0.5]}))
+        assert "ties share a mark. The paper reports none of these cells.\n" in markdown
+        assert "Reported in the paper" not in markdown + tex
         assert np.isnan(numbers.average_paper["dfp"])
         assert numbers.average_paper_tasks["dfp"] == 0
 
@@ -171,13 +177,13 @@ class TestTable3:
     def test_rows_are_the_weights(self, tmp_path: Path):
         finals: Finals = {
             ("cube-quadruple-task2", "dfp_lambda=0.1"): [0.5, 0.7],
-            ("cube-quadruple-task2", "dfp_lambda=0.5"): [0.6, 0.6],
+            ("cube-quadruple-task2", "dfp_lambda=0.5"): [0.7, 0.7],
         }
         numbers, markdown, tex = table(make_results(tmp_path, finals, {"table3": "Weight"}), 3)
-        # [0.5, 0.7]: deviation sqrt(2 x 0.1² / 1) = 0.1414. Both means are 60.0: a tie.
-        assert rows_of(markdown, 0) == {"λ = 0.1": ["**60.0 ± 14**"], "λ = 0.5": ["**60.0 ± 0**"]}
+        # [0.5, 0.7]: deviation sqrt(2 x 0.1² / 1) = 0.1414.
+        assert rows_of(markdown, 0) == {"λ = 0.1": ["<u>60.0 ± 14</u>"], "λ = 0.5": ["**70.0 ± 0**"]}
         assert rows_of(markdown, 1) == {"λ = 0.1": ["<u>99.0 ± 1</u>"], "λ = 0.5": ["**99.6 ± 1**"]}
-        assert r"$\lambda$ = 0.1 & \textbf{60.0 $\pm$ 14} \\" in tex
+        assert r"$\lambda$ = 0.1 & \underline{60.0 $\pm$ 14} \\" in tex
         assert "Avg." not in markdown + tex
         assert list(numbers["cube-quadruple-task2_paper_mean"]) == [0.99, 0.996]
 

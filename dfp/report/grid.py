@@ -124,8 +124,8 @@ def printed_cells(
     """A grid in percent, as text [method, column], with the rank of every cell among the methods.
 
     ``decimals`` are those of a mean and of its deviation; ``average`` adds that column. Ranks are those of the printed
-    values, as a reader would see them. A column that is not complete has none, and an average that misses columns says
-    so. Nothing has a rank unless ``marked``.
+    values, as a reader would see them. A column that is not complete has none, nor one of equal values; an average that
+    misses columns says so. Nothing has a rank unless ``marked``.
     """
     complete = grid.complete()
     methods = grid.mean.index
@@ -137,7 +137,7 @@ def printed_cells(
         rates = grid.average()
         text["average"] = [NOTHING if np.isnan(rate) else f"{_percent(rate, decimals[0])}{short}" for rate in rates]
     as_printed = values.map(lambda rate: float(_percent(rate, decimals[0])))
-    rank = dense_rank(as_printed).reindex(columns=text.columns)
+    rank = dense_rank(as_printed.loc[:, as_printed.nunique() > 1]).reindex(columns=text.columns)
     return text, rank if marked else rank * np.nan
 
 

@@ -77,7 +77,7 @@ def success_rates(number: int, form: Form, results_dir: Path, partial: bool) -> 
     heads = rows[list(form.head.values())].to_numpy().tolist()
     sheet = Sheet(
         number=number,
-        caption=f"{runs.title.iloc[0]}. {_protocol(last, runs, ours)}",
+        caption=f"{runs.title.iloc[0]}. {_protocol(last, runs, ours)}{_not_reported(paper)}",
         head=list(form.head),
         columns=[*columns, *([("", "Avg.")] if form.average else [])],
         blocks=[
@@ -86,6 +86,7 @@ def success_rates(number: int, form: Form, results_dir: Path, partial: bool) -> 
                 ("Measured here", ours),
                 (f"Reported in the paper, Table {number}: {form.protocol}", paper),
             )
+            if grid is ours or not _not_reported(paper)
         ],
     )
     return wide(rows.reindex(columns=["method", "label", "backbone", "top_k"]), ours, paper), sheet
@@ -105,7 +106,8 @@ def table6(results_dir: Path, partial: bool) -> tuple[pd.DataFrame, Sheet]:
     rows, tasks = runs.drop_duplicates("method"), runs.drop_duplicates("task")
     sheet = Sheet(
         number=6,
-        caption=f"{runs.title.iloc[0]}. {_protocol(last, runs, ours['online'], 'row, by the online rate,')}",
+        caption=f"{runs.title.iloc[0]}. {_protocol(last, runs, ours['online'], 'row, by the online rate,')}"
+        f"{_not_reported(paper['online'])}",
         head=["Benchmark", "Task"],
         columns=[("", label) for label in rows.label],
         blocks=[
@@ -121,6 +123,7 @@ def table6(results_dir: Path, partial: bool) -> tuple[pd.DataFrame, Sheet]:
                 ("Measured here, offline → online", ours),
                 (f"Reported in the paper, Table 6, offline → online: {BOTH_PHASES}", paper),
             )
+            if grids is ours or not _not_reported(paper["online"])
         ],
     )
     numbers = [wide(rows[["method", "label"]].assign(phase=phase), ours[phase], paper[phase]) for phase in ours]
@@ -168,6 +171,11 @@ def _protocol(last: pd.DataFrame, runs: pd.DataFrame, ours: Grid, line: str = "c
             f"{ours.unit} with such a cell are neither marked nor averaged."
         )
     return " ".join(sentences)
+
+
+def _not_reported(paper: Grid) -> str:
+    """A sentence in place of the paper's block, where that would be empty."""
+    return " The paper reports none of these cells." if paper.mean.isna().all(axis=None) else ""
 
 
 def _counts(values: Iterable[int]) -> str:

@@ -1,7 +1,7 @@
 # What a job needs, by rule: the one place. Cores are the profile's (`set-threads`), since a laptop has other ones.
-#   memory  host memory, MB, of one run, estimated (measured was a laptop's demo only: 1.5 GB at its peak): process and
-#           simulators ~2.5 GB, the rows of a million transitions and their copy while the buffer is built ~2 GB, the
-#           next file of cube-quadruple ~1 GB; the rest is slack for CUDA's host side.
+#   memory  host memory, MB, of one run. Measured by tests/job_memory.py, DFP at the paper's sizes with four evaluation
+#           processes, on a CPU, where the rows that a GPU would hold count too: pretrain 4,874 (cube-triple) and 4,167
+#           (cube-quadruple), finetune 5,429 and 4,429. The rest is for CUDA's host side, which was not measured.
 #   minutes wall time asked of SLURM. Any value works, runs continue; a longer one waits longer in most queues.
 NEEDS = {
     "data": {"memory": 1000, "memory_per_core": 500, "minutes": 24 * 60},

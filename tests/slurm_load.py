@@ -74,10 +74,12 @@ def main() -> str:
                     break  # it has just ended
                 time.sleep(1.0)
             cut = controller.poll() is None
+            elapsed = time.monotonic() - started
             if cut:
-                controller.terminate()
+                controller.kill()  # not by SIGTERM: Snakemake 9.27 may then wait for itself for ever
                 controller.wait()
-        elapsed = time.monotonic() - started
+                while cluster.call("squeue", "--noheader").strip():  # what was submitted goes on
+                    time.sleep(1.0)
         slurmctld = usage(int((folder / "slurm" / "slurmctld.pid").read_text()))
         states = Counter(job["JobState"] for job in cluster.jobs())
     finally:

@@ -32,7 +32,8 @@ def script(python: str = sys.executable) -> str:
     """The job: this very environment looks for its device."""
     root = Path(__file__).resolve().parents[2]
     command = f"{shlex.quote(python)} -m dfp doctor --only device --gpu --json"
-    return f"#!/bin/bash\nexport PYTHONPATH={shlex.quote(str(root))}\nhostname\n{command}\n"
+    place = shlex.quote(str(root))  # the configuration is looked for there, wherever this was called
+    return f"#!/bin/bash\ncd {place}\nexport PYTHONPATH={place}\nhostname\n{command}\n"
 
 
 def sbatch(folder: Path, partition: str | None, options: Sequence[str]) -> list[str]:

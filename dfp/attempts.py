@@ -131,7 +131,8 @@ def outcome(error: BaseException | None) -> tuple[int, str]:
 def peak_mb() -> int | None:
     """Main memory of this process and of its living children, each at its own peak, MB (10^6 bytes); none but on Linux.
 
-    What they share counts for each, and their peaks need not meet, so together they never took more.
+    What they share counts for each, and their peaks need not meet, so together they never took more. Not
+    getrusage, whose peak begins with that of the process that started this one.
     """
     pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
     kib = sum(int(peak) for pid in pids for peak in re.findall(r"^VmHWM:\s+(\d+) kB$", _status(pid), re.MULTILINE))

@@ -56,15 +56,15 @@ def test_a_restart_goes_on_with_the_file_of_its_step(tmp_path, monkeypatch):
     assert weights(tmp_path / "parts") == weights(tmp_path / "whole")
 
 
-SCRIPT = r"""
-import re
+SCRIPT = """
 from pathlib import Path
 from dfp import train
+from dfp.attempts import peak_mb
 from dfp.spec import parse_spec
 spec = parse_spec(Path("spec.json").read_text())
 train.pretrain(spec, Path("run"), train.Options(Path("data"), workers=1))
 # Not getrusage: its peak begins with that of the process that started this one.
-print(int(re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024)
+print(peak_mb())  # of this process alone: the evaluation's have ended
 """
 
 
@@ -79,5 +79,5 @@ def test_files_of_full_size_take_less_than_3_gb(tmp_path):
         [sys.executable, "-c", SCRIPT], cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert 0.5e9 < int(done.stdout.split()[-1]) < 3e9
+    assert 500 < int(done.stdout.split()[-1]) < 3000
     assert Path(tmp_path / "run" / "agent.npz").exists()

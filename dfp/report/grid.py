@@ -28,6 +28,11 @@ class Grid:
     printed: pd.Series | None = None  # averages [method] that the source prints itself
     unit: str = "tasks"  # what the columns are
 
+    @property
+    def empty(self) -> bool:
+        """Whether no cell has a value."""
+        return bool(self.mean.isna().all(axis=None))
+
     def complete(self) -> pd.Series:
         """Per column, whether every method has all of its runs: only such columns are ranked and averaged."""
         return ((self.seeds == self.listed) & (self.seeds > 0)).all()

@@ -22,8 +22,8 @@ NO_BAND = "no bands: a task has one seed"
 def draw(statistics: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """A panel per comparison, a step line per method, its interval as a band.
 
-    A curve further to the right is better; the area under it is the method's mean. Lines of different methods rest on
-    the same tasks and seeds.
+    A curve further to the right is better; the area under it is the method's mean, rounded up to 5 points. Lines of
+    different methods rest on the same tasks and seeds.
 
     Args:
       statistics: the rows of ``statistics.csv``; those of the profiles are drawn.

@@ -34,6 +34,7 @@ from dfp.spec import ConfigError
 
 BOTH_PHASES = "1,000,000 offline and 1,000,000 online steps, 5 seeds"
 OFFLINE_RL = "1,000,000 offline steps, 8 seeds; the paper took all rows but DFP from the FQL paper"
+NOT_REPORTED = " The paper reports none of these cells."  # in place of its block, which would be empty
 
 
 class Form(NamedTuple):
@@ -77,7 +78,7 @@ def success_rates(number: int, form: Form, results_dir: Path, partial: bool) -> 
     heads = rows[list(form.head.values())].to_numpy().tolist()
     sheet = Sheet(
         number=number,
-        caption=f"{runs.title.iloc[0]}. {_protocol(last, runs, ours)}{_not_reported(paper)}",
+        caption=f"{runs.title.iloc[0]}. {_protocol(last, runs, ours)}{NOT_REPORTED if paper.empty else ''}",
         head=list(form.head),
         columns=[*columns, *([("", "Avg.")] if form.average else [])],
         blocks=[
@@ -86,7 +87,7 @@ def success_rates(number: int, form: Form, results_dir: Path, partial: bool) -> 
                 ("Measured here", ours),
                 (f"Reported in the paper, Table {number}: {form.protocol}", paper),
             )
-            if grid is ours or not _not_reported(paper)
+            if grid is ours or not paper.empty
         ],
     )
     return wide(rows.reindex(columns=["method", "label", "backbone", "top_k"]), ours, paper), sheet
@@ -107,7 +108,7 @@ def table6(results_dir: Path, partial: bool) -> tuple[pd.DataFrame, Sheet]:
     sheet = Sheet(
         number=6,
         caption=f"{runs.title.iloc[0]}. {_protocol(last, runs, ours['online'], 'row, by the online rate,')}"
-        f"{_not_reported(paper['online'])}",
+        f"{NOT_REPORTED if paper['online'].empty else ''}",
         head=["Benchmark", "Task"],
         columns=[("", label) for label in rows.label],
         blocks=[
@@ -123,7 +124,7 @@ def table6(results_dir: Path, partial: bool) -> tuple[pd.DataFrame, Sheet]:
                 ("Measured here, offline → online", ours),
                 (f"Reported in the paper, Table 6, offline → online: {BOTH_PHASES}", paper),
             )
-            if grids is ours or not _not_reported(paper["online"])
+            if grids is ours or not paper["online"].empty
         ],
     )
     numbers = [wide(rows[["method", "label"]].assign(phase=phase), ours[phase], paper[phase]) for phase in ours]
@@ -171,11 +172,6 @@ def _protocol(last: pd.DataFrame, runs: pd.DataFrame, ours: Grid, line: str = "c
             f"{ours.unit} with such a cell are neither marked nor averaged."
         )
     return " ".join(sentences)
-
-
-def _not_reported(paper: Grid) -> str:
-    """A sentence in place of the paper's block, where that would be empty."""
-    return " The paper reports none of these cells." if paper.mean.isna().all(axis=None) else ""
 
 
 def _counts(values: Iterable[int]) -> str:

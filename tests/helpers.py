@@ -59,6 +59,12 @@ def npz(content: dict[str, np.ndarray]) -> bytes:
     return stream.getvalue()
 
 
+def changed(name: str, value) -> bytes:
+    content = small()
+    content[name] = value(content[name])
+    return npz(content)
+
+
 def record(data_dir: Path, task: TaskSpec, *files: bytes) -> Path:
     """A downloaded dataset with the given files, and a manifest that is true of their bytes. The first file's path."""
     path = manifest_path(task, DOWNLOAD, data_dir)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from helpers import CUBE, DOWNLOAD, TASKS, full_size, npz, record, small
-from test_train import make_spec, options, weights
+from small_runs import make_spec, options, weights
 
 from dfp import train
 from dfp.offline import OfflineLoop

@@ -26,6 +26,14 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/report.smk"
 
 
+onstart:
+    record(Path(SETTINGS.results_dir), [Path(path) for path in workflow.configfiles])
+
+
+onsuccess:
+    print(what_was_made())
+
+
 localrules:
     all,
     tables_and_figures,
@@ -36,6 +44,8 @@ rule all:
     input:
         TARGETS,
         f"{RESULTS}/report.html",
+        # No rule reads these agents. Snakemake only makes a missing output again if something asks for it.
+        files_of("agent.npz", PLAN.runs),
 
 
 rule tables_and_figures:

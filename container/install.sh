@@ -24,4 +24,4 @@ UV_PROJECT_ENVIRONMENT="$environment" UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1 "$
 
 # The environment as it is, and that it works: another version of a package would stop here.
 cd "$source"
-PYTHONPATH="$source" "$environment/bin/python" -m dfp doctor --only versions
+PYTHONPATH="$source" "$environment/bin/python" -m dfp ops doctor --only versions

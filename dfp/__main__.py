@@ -1,37 +1,85 @@
-"""``python -m dfp <command>``: every step of the workflow, also by hand, without Snakemake.
+"""``dfp <group> <command>``, or ``python -m dfp``: every step of the workflow, also by hand, without Snakemake.
 
 Exit codes: 0 done; 2 bad input, one line on standard error; 3 training had to stop; 4 a check failed;
-75 unfinished, run me again. :mod:`dfp.exit_codes` has them.
+75 unfinished, run me again. :mod:`dfp.errors` has them.
 """
 
+import importlib
+import io
+import os
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
-from dfp.commands import bench, data, doctor, export, pack, plan, policies, report, results, status, studies, training
 from dfp.commands.options import expect_gpu
-from dfp.exit_codes import exit_code
+from dfp.errors import exit_code, one_line
+from dfp.runs import numerics
 
-app = typer.Typer(
-    help="Drifting Field Policy, reproduced.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
-for group in (data, training, pack, results, bench, plan, status, doctor, policies, report, studies, export):
-    app.add_typer(group.app)
+# Each is a module of dfp.commands, imported when one of its commands is asked for.
+GROUPS = {
+    "data": "Download, generate or check a task's dataset.",
+    "train": "Train: pretrain, finetune, offline; several runs on one GPU.",
+    "run": "One run: its settings, its policy evaluated or played, why it ended.",
+    "report": "Tables, figures and statistics of the paper from finished runs.",
+    "ops": "Check the machine, plan, watch and export runs, measure speed.",
+    "workflow": "Run all of it with Snakemake, whose options it takes.",
+    "study": "Beyond the paper: the equations measured, the field, the candidates.",
+}
+RENAMED = {
+    **dict.fromkeys(("pretrain", "finetune", "offline", "pack", "recall"), "train"),
+    **dict.fromkeys(("show", "evaluate", "play", "why"), "run"),
+    **dict.fromkeys(("runs", "collect", "table", "figure", "gallery"), "report"),
+    **dict.fromkeys(("statistics", "verdict", "provenance", "summary", "page"), "report"),
+    **dict.fromkeys(("status", "doctor", "plan", "bench", "cost", "export"), "ops"),
+    **dict.fromkeys(("theory", "plot"), "study"),
+}  # old name of a command: the group that it is in now. Old names work for one version, and help does not list them.
+
+
+class Groups(TyperGroup):
+    """The groups, imported one by one, since each needs more than a line of help does."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(GROUPS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in GROUPS:
+            command = typer.main.get_command(importlib.import_module(f"dfp.commands.{cmd_name}").app)
+            command.help = GROUPS[cmd_name] if isinstance(command, TyperGroup) else command.help
+            return command
+        if (group := RENAMED.get(cmd_name)) is None:
+            return None
+        typer.echo(f"dfp: `dfp {cmd_name}` is now `dfp {group} {cmd_name}`; the old name will go", err=True)
+        return self.get_command(ctx, group).get_command(ctx, cmd_name)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(GROUPS.items()))
+
+
+app = typer.Typer(cls=Groups, no_args_is_help=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+@app.callback()
+def dfp() -> None:
+    """Drifting Field Policy, reproduced. `dfp train --help` lists a group's commands."""
 
 
 def main() -> None:
     """Run a command; bad input becomes one line, not a traceback."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a locale without the sign ± is no reason to fail
     expect_gpu()  # here, since parsing a spec imports its agent, and that JAX
     try:
+        numerics.require(os.environ)
         app()
     except Exception as error:
         code = exit_code(error)
         if code is None:
             raise
-        print(f"dfp: {error}", file=sys.stderr)
+        print(f"dfp: {one_line(error)}", file=sys.stderr)
         sys.exit(code)
 
 

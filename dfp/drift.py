@@ -6,12 +6,12 @@ pulls each of them towards positives ``y+`` and pushes it away from negatives ``
 policy improvement (Eq. 16) are this one loss with two sets of positives: the data action, and the top-K
 critic-ranked candidates.
 
-Shapes: ``B`` states, ``G`` generated samples of a state, ``K`` positives, ``M`` extra negatives, ``D`` coordinates
-of a flattened action chunk.
+Shapes: ``B`` states, ``G`` generated samples of a state, ``K`` positives, ``M`` extra negatives, ``N`` targets in all,
+``D`` coordinates of a flattened action chunk.
 
 Two normalisations of the same field:
 
-* :func:`mean_shift_field`, Eq. 3 to the letter: a Gaussian kernel on raw actions. Eqs. 7 and 8 hold exactly.
+* :func:`mean_shift_field`, Eq. 3 as written: a Gaussian kernel on raw actions. Eqs. 7 and 8 hold exactly.
 * :func:`joint_field`, the released drifting algorithm: distances in units of their batch mean, weights normalised
   over targets and over samples, the force of each bandwidth scaled to unit RMS. The default for training.
 """
@@ -22,10 +22,11 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Bool, Float
 
 Normalisation = Literal["joint", "mean_shift"]
 
-SELF_DISTANCE = 100.0  # added to a sample's normalised distance to itself: no weight is left to it
+SELF_DISTANCE = 100.0  # added to the normalised distance of a sample to itself, so that its weight vanishes
 MIN_SCALE = 1e-3
 MIN_WEIGHT = 1e-6
 MIN_FORCE = 1e-4
@@ -34,16 +35,16 @@ MIN_FORCE = 1e-4
 class Field(NamedTuple):
     """Where the field carries each sample. Everything is a constant for differentiation."""
 
-    velocity: Array  # [B, G, D] displacement of each sample, in units of `scale`
-    scale: Array  # [] length of one unit in action coordinates
-    strength: Array  # [] RMS of the force before it is normalised (the loss itself is constant under `joint`)
-    distance: Array  # [] mean distance between samples and targets, in action coordinates
+    velocity: Float[Array, "B G D"]  # displacement of each sample, in units of `scale`
+    scale: Float[Array, ""]  # length of one unit in action coordinates
+    strength: Float[Array, ""]  # RMS of the force before it is normalised (the loss itself is constant under `joint`)
+    distance: Float[Array, ""]  # mean distance between samples and targets, in action coordinates
 
 
 def drifting_field(
-    samples: Array,
-    positives: Array,
-    extra_negatives: Array | None = None,
+    samples: Float[Array, "B G D"],
+    positives: Float[Array, "B K D"],
+    extra_negatives: Float[Array, "B M D"] | None = None,
     *,
     bandwidths: Sequence[float],
     normalisation: Normalisation = "joint",
@@ -51,11 +52,14 @@ def drifting_field(
     """The field ``V_{p,q}`` at each sample; ``q`` is the policy that drew the samples.
 
     Args:
-      samples: generated actions, ``[B, G, D]``.
-      positives: samples of the target ``p``, ``[B, K, D]``.
-      extra_negatives: further samples of ``q``, ``[B, M, D]``, or none.
+      samples: generated actions.
+      positives: samples of the target ``p``.
+      extra_negatives: further samples of ``q``, or none.
       bandwidths: kernel bandwidths ``h > 0``; their fields are added (``joint``) or averaged (``mean_shift``).
-      normalisation: see the module's text.
+      normalisation: ``joint`` or ``mean_shift``, described at the top of this module.
+
+    Returns:
+      The field, a constant for differentiation.
     """
     if extra_negatives is None:
         extra_negatives = jnp.zeros_like(samples[:, :0])
@@ -64,29 +68,36 @@ def drifting_field(
     return field(samples, positives, extra_negatives, bandwidths)
 
 
-def drift_loss(samples: Array, field: Field, weights: Array | None = None) -> Array:
+def drift_loss(
+    samples: Float[Array, "B G D"], field: Field, weights: Float[Array, "B D"] | None = None
+) -> Float[Array, ""]:
     """Eq. 4: ``mean |x - sg(x + V)|^2`` per coordinate, in the field's own units.
 
     Args:
-      samples: the actions that the field was computed for, with gradient, ``[B, G, D]``.
+      samples: the actions that the field was computed for, with gradient.
       field: their drifting field.
-      weights: weight of each coordinate, ``[B, D]``, or none for ones.
+      weights: weight of each coordinate, or none for ones.
     """
     drifted = jax.lax.stop_gradient(samples / field.scale + field.velocity)
     errors = jnp.square(samples / field.scale - drifted)
     return jnp.mean(errors if weights is None else errors * weights[:, None, :])
 
 
-# --------------------------------------------------------------------------- Eq. 3 to the letter
+# --------------------------------------------------------------------------- Eq. 3 as written
 
 
 def mean_shift_field(
-    samples: Array, positives: Array, extra_negatives: Array, bandwidths: Sequence[float], *, exclude_self: bool = True
+    samples: Float[Array, "B G D"],
+    positives: Float[Array, "B K D"],
+    extra_negatives: Float[Array, "B M D"],
+    bandwidths: Sequence[float],
+    *,
+    exclude_self: bool = True,
 ) -> Field:
     """Eq. 3: attraction to the positives minus attraction to the state's other samples, averaged over bandwidths.
 
-    A sample is no negative of its own: ``k(x, x) = 1`` at no displacement would outweigh all others at small
-    bandwidths and switch the repulsion off. ``exclude_self=False`` keeps it, as Eqs. 7 and 8 have it.
+    A sample is not a negative of itself. At a small bandwidth ``k(x, x) = 1`` would outweigh all other samples and
+    switch the repulsion off. ``exclude_self=False`` keeps the sample itself, as Eqs. 7 and 8 do.
     """
     negatives = jnp.concatenate([samples, extra_negatives], axis=1)
     own = _own(samples, negatives) if exclude_self else None
@@ -96,14 +107,19 @@ def mean_shift_field(
     return Field(velocity, jnp.ones(()), _rms(velocity), distance)
 
 
-def mean_shift(points: Array, targets: Array, bandwidth: float, excluded: Array | None = None) -> Array:
+def mean_shift(
+    points: Float[Array, "B G D"],
+    targets: Float[Array, "B N D"],
+    bandwidth: float,
+    excluded: Bool[Array, "#B G N"] | None = None,
+) -> Float[Array, "B G D"]:
     """One half of Eq. 3: ``sum_j softmax_j(log k(x, y_j)) y_j - x`` with ``k = exp(-|x - y|^2 / 2 h^2)``.
 
     Args:
-      points: where to evaluate, ``[B, G, D]``.
-      targets: samples of the attracting distribution, ``[B, N, D]``.
+      points: where to evaluate.
+      targets: samples of the attracting distribution.
       bandwidth: ``h > 0``, in action coordinates.
-      excluded: true where a pair does not count, broadcast to ``[B, G, N]``, or none.
+      excluded: true for a pair that does not count, or none.
     """
     log_kernel = -jnp.square(_distances(points, targets)) / (2.0 * bandwidth**2)
     if excluded is not None:
@@ -114,11 +130,16 @@ def mean_shift(points: Array, targets: Array, bandwidth: float, excluded: Array 
 # --------------------------------------------------------------------------- the released algorithm
 
 
-def joint_field(samples: Array, positives: Array, extra_negatives: Array, bandwidths: Sequence[float]) -> Field:
+def joint_field(
+    samples: Float[Array, "B G D"],
+    positives: Float[Array, "B K D"],
+    extra_negatives: Float[Array, "B M D"],
+    bandwidths: Sequence[float],
+) -> Field:
     """The field that the drifting-models release trains with: Eq. 3 times ``P_i M_i``, in normalised units.
 
-    One length scale, the mean distance, is taken over the WHOLE batch, so that a state's target depends
-    on the other states of the batch.
+    The length scale is the mean distance over the WHOLE batch. The target of a state therefore depends on the other
+    states of the batch.
     """
     negatives = jnp.concatenate([samples, extra_negatives], axis=1)
     targets = jnp.concatenate([negatives, positives], axis=1)
@@ -132,16 +153,22 @@ def joint_field(samples: Array, positives: Array, extra_negatives: Array, bandwi
     return Field(jnp.asarray(velocity), scale, jnp.mean(jnp.stack(strengths)), mean_distance)
 
 
-def joint_force(distances: Array, targets: Array, points: Array, num_negatives: int, bandwidth: float) -> Array:
+def joint_force(
+    distances: Float[Array, "B G N"],
+    targets: Float[Array, "B N D"],
+    points: Float[Array, "B G D"],
+    num_negatives: int,
+    bandwidth: float,
+) -> Float[Array, "B G D"]:
     """``M_i sum_pos W_ij y_j - P_i sum_neg W_ij y_j``, with ``P_i`` and ``M_i`` the weight on positives and negatives.
 
     The weights are ``W = sqrt(softmax over targets * softmax over samples)`` of ``-d / h``, a Laplacian kernel.
 
     Args:
-      distances: normalised distances, ``[B, G, M + K]``, negatives first.
-      targets: normalised coordinates of the same targets, ``[B, M + K, D]``.
-      points: normalised coordinates of the samples, ``[B, G, D]``.
-      num_negatives: ``M``.
+      distances: normalised distances to the negatives, then to the positives.
+      targets: normalised coordinates of the same targets.
+      points: normalised coordinates of the samples.
+      num_negatives: how many of the ``N`` targets are negatives.
       bandwidth: ``h > 0``, in units of the mean distance.
     """
     logits = -distances / bandwidth
@@ -151,22 +178,22 @@ def joint_force(distances: Array, targets: Array, points: Array, num_negatives: 
     attraction = positive * jnp.sum(negative, axis=-1, keepdims=True)
     repulsion = negative * jnp.sum(positive, axis=-1, keepdims=True)
     coefficients = jnp.concatenate([-repulsion, attraction], axis=-1)
-    # The coefficients add up to zero; taking their rounding error off keeps the force free of the origin.
+    # The coefficients add up to zero. Subtracting their rounding error makes the force independent of the origin.
     return coefficients @ targets - jnp.sum(coefficients, axis=-1, keepdims=True) * points
 
 
 # --------------------------------------------------------------------------- pieces
 
 
-def _distances(points: Array, targets: Array) -> Array:
-    """Euclidean distances ``[B, G, N]``."""
+def _distances(points: Float[Array, "B G D"], targets: Float[Array, "B N D"]) -> Float[Array, "B G N"]:
+    """Euclidean distances."""
     return jnp.sqrt(jnp.sum(jnp.square(points[:, :, None, :] - targets[:, None, :, :]), axis=-1))
 
 
-def _own(samples: Array, targets: Array) -> Array:
-    """True where a target is the sample itself, ``[1, G, N]``; the samples are the first targets."""
+def _own(samples: Float[Array, "B G D"], targets: Float[Array, "B N D"]) -> Bool[Array, "1 G N"]:
+    """True if a target is the sample itself. The samples are the first targets."""
     return jnp.eye(samples.shape[1], targets.shape[1], dtype=bool)[None]
 
 
-def _rms(vectors: Array) -> Array:
+def _rms(vectors: Float[Array, "B G D"]) -> Float[Array, ""]:
     return jnp.sqrt(jnp.mean(jnp.square(vectors)))

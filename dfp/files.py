@@ -1,24 +1,94 @@
-"""Writing a file whole or not at all, and what a full disk is."""
+"""Files: the text of one that a person may have edited, one that is written whole or not at all, rows as text."""
 
-import errno
+import contextlib
+import csv
+import io
+import json
 import os
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+from dfp.errors import ConfigError
+
+
+def expanded(path: str) -> str:
+    """The path with ``~`` and ``$VARIABLE`` replaced, as a shell would; ValueError if one is unknown."""
+    found = os.path.expanduser(os.path.expandvars(path))
+    if not found.strip() or found.startswith("~") or re.search(r"\$\w|\$\{", found):
+        raise ValueError(f"'{path}' is no path: empty, or an unknown user or a variable that is not set")
+    return found
+
+
+def read_text(path: Path) -> str:
+    """The text of a file, whatever the locale; without the byte order mark that some editors put first.
+
+    Raises :class:`ConfigError` if the file is missing or not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from None
+
+
+def json_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; :class:`ConfigError`, which names the file, if there is none."""
+    try:
+        content = json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: not a JSON object")
+    return content
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """An error of the system while ``path`` is written names ``path``: not nothing, not a temporary neighbour."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno and (not error.filename or f".{path.name}." in str(error.filename)):
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextlib.contextmanager
+def replacing(path: Path, ending: str = "tmp") -> Iterator[Path]:
+    """A temporary neighbour of ``path`` that takes its place once the block has succeeded, and vanishes otherwise.
+
+    A full disk or a killed process leaves under ``path`` what was there before.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{ending}")
+    with naming(path):
+        try:
+            yield temporary
+            move_into_place(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def move_into_place(temporary: Path, path: Path) -> None:
+    """Give a finished file its final name. Its bytes are on the disk before the name is."""
+    with temporary.open("rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(temporary, path)
 
 
 def write_atomically(path: Path, content: str | bytes) -> Path:
-    """Put ``content`` under ``path`` by rename: a full disk or a killed process leaves what was there before."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with temporary.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Put ``content`` under ``path``, as :func:`replacing` does; the path."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     return path
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Whether a write failed for want of space or quota: somebody may make room, so that trying again can help."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+def csv_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A CSV file with a header; each row has exactly these columns."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()

@@ -14,24 +14,56 @@ import importlib.util
 import json
 import pkgutil
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from dfp.errors import ConfigError
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**31)]  # what NumPy, JAX and every simulator take
 Stage = Literal["finetune", "offline"]  # what a table's cell is: both phases, or offline RL alone
 Probability = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
-class ConfigError(Exception):
-    """Bad input: one line that names the thing, where it stands and what is allowed."""
-
-
 class Closed(BaseModel):
-    """Immutable, and an unknown key is an error."""
+    """Immutable; an unknown key is an error, and so are a truth value for a number, and infinity.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    A number in place of a list is read as a list of one.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        kinds = _parts(cls.model_fields[info.field_name or ""].annotation)
+        if isinstance(value, int | float) and not isinstance(value, bool) and kinds & {list, tuple}:
+            value = [value]
+        numeric = bool(kinds & {int, float}) and bool not in kinds
+        if numeric and any(isinstance(one, bool) for one in (value if isinstance(value, list | tuple) else [value])):
+            raise ValueError("Input should be a number, not true or false")
+        return value
+
+
+@functools.cache
+def _parts(annotation: Any) -> frozenset[Any]:
+    """The types that an annotation is made of: ``list`` and ``int`` of ``list[int] | None``."""
+    if get_origin(annotation) is Literal:
+        return frozenset()
+    inside = [_parts(argument) for argument in get_args(annotation)]
+    return frozenset({get_origin(annotation) or annotation}).union(*inside)
 
 
 # --------------------------------------------------------------------------- what a run is made of
@@ -41,11 +73,11 @@ class TaskSpec(Closed):
     """One environment with its dataset, as far as it can change a result."""
 
     key: str = Field(description="Task key, as in folder names and on the command line.")
-    suite: Literal["ogbench", "robomimic", "gymnasium"] = Field(
-        description="Which adapter in `dfp/tasks/` serves the task."
+    suite: str = Field(
+        description="What serves the task: `ogbench`, `robomimic`, `gymnasium`, or the import path of another suite."
     )
     environment: str = Field(
-        description="Gymnasium id, `module:Id-v0` where a module registers it; of Robomimic the environment's name."
+        description="Gymnasium id, or `module:Id-v0` if a module registers it; for Robomimic the environment's name."
     )
     dataset: str = Field(description="Name of the dataset file, without its ending.")
     observation_size: PositiveInt = Field(description="Width S of a state vector.")
@@ -74,7 +106,7 @@ class DataSpec(Closed):
         default=None,
         description="`generate` only: episodes to record. OGBench: of 1,000 transitions. Robomimic: successes.",
     )
-    seed: NonNegativeInt | None = Field(default=None, description="`generate` only: seed of the recorded episodes.")
+    seed: Seed | None = Field(default=None, description="`generate` only: seed of the recorded episodes.")
     version: Literal[1] = Field(default=1, description="Raised by hand when the generator changes what it records.")
 
     @model_validator(mode="after")
@@ -136,7 +168,7 @@ class AgentConfig(Closed):
 
 
 def agent_config(settings: Any, source: str = "agent") -> AgentConfig:
-    """``settings`` as the ``Config`` of the agent they name; :class:`ConfigError` where they are not one."""
+    """``settings`` as the ``Config`` of the agent they name; :class:`ConfigError` if they are not one."""
     if isinstance(settings, AgentConfig):
         return settings
     name = settings.get("name") if isinstance(settings, dict) else None
@@ -160,13 +192,12 @@ def agent_module(name: str, source: str = "agent") -> Any:
 
 def _agents() -> dict[str, str]:
     """Import path of every agent of this package, by its short name."""
-    shared = {"actor_critic", "flow_policy", "implicit_q"}
     folder = Path(__file__).parent / "agents"
     return {
         module.name: f"{package}.{module.name}"
         for package, path in (("dfp.agents", folder), ("dfp.agents.offline", folder / "offline"))
         for module in pkgutil.iter_modules([str(path)])
-        if not module.ispkg and module.name not in shared
+        if not module.ispkg
     }
 
 
@@ -183,7 +214,7 @@ class RunSpec(Closed):
     training: TrainingSpec
     online: OnlineSpec | None
     evaluation: EvaluationSpec
-    seed: NonNegativeInt
+    seed: Seed
     engine: Literal[2] = Field(default=2, description="Raised by hand when the training loop changes its results.")
 
     @model_validator(mode="after")
@@ -197,7 +228,7 @@ class RunSpec(Closed):
         return self.model_copy(update={"stage": "pretrain", "online": None, "agent": self.agent.offline_phase()})
 
     def canonical(self) -> str:
-        """One line of JSON, equal exactly where the runs are."""
+        """One line of JSON, equal if and only if the runs are."""
         return canonical_json(self.model_dump(mode="json"))
 
     def digest(self) -> str:
@@ -213,7 +244,7 @@ def canonical_json(value: Any) -> str:
 
 
 def explain(error: ValidationError, model: type[BaseModel], source: str) -> ConfigError:
-    """The first problem of a validation error in one line, with the allowed keys where a key is unknown."""
+    """The first problem of a validation error in one line, with the allowed keys if a key is unknown."""
     problem = error.errors()[0]
     place = ".".join(str(part) for part in problem["loc"]) or "(top level)"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
@@ -250,7 +281,7 @@ def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
 
 
 def validate[Model: BaseModel](model: type[Model], content: Any, source: str) -> Model:
-    """``content`` as ``model``; :class:`ConfigError` in one line where it is not."""
+    """``content`` as ``model``; :class:`ConfigError` in one line if it is not."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -265,12 +296,12 @@ def lookup[Entry](entries: dict[str, Entry], key: str, what: str, source: str) -
 
 
 def parse_spec(text: str) -> RunSpec:
-    """A run from its JSON; :class:`ConfigError` where it is none."""
+    """A run from its JSON; :class:`ConfigError` if it is none."""
     return validate(RunSpec, _parse_json(text, "--spec"), "--spec")
 
 
 def parse_data(text: str) -> DataSpec:
-    """A data source from its JSON; :class:`ConfigError` where it is none."""
+    """A data source from its JSON; :class:`ConfigError` if it is none."""
     return validate(DataSpec, _parse_json(text, "--data"), "--data")
 
 

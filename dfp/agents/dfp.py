@@ -1,7 +1,13 @@
 """Drifting Field Policy (Algorithm 1). A one-pass policy ``a = f(eps, s)``, trained with the drifting loss.
 
-Offline ``L_BC`` (Eq. 18): the one positive of a state is its data action. Online ``L_BC + lambda L_topK`` (Eq. 16): the
-same samples are also drawn to the K best of N candidates of pi_old. Without ``top_k`` this is DFP w/o top-K.
+The offline phase minimises ``L_BC`` (Eq. 18), in which the data action is the only positive of a state. The online
+phase minimises ``L_BC + lambda L_topK`` (Eq. 16). ``L_topK`` draws the same samples to the K best of N candidates of
+pi_old. Without ``top_k`` this is DFP w/o top-K.
+
+Where to find Algorithm 1: ``pi_old := pi`` is ``ActorCritic.start_improving``; the critic step (Eq. 1) is
+``ActorCritic.critic_loss``; the N candidates of pi_old, ranked by Q (Eq. 15), are ``ActorCritic.top_candidates``; the
+actor step (Eqs. 16, 18) is ``Agent.actor_loss``; the averages of the target critic and of pi_old are at the end of
+``ActorCritic.update``.
 """
 
 import dataclasses
@@ -10,27 +16,27 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 from pydantic import Field
 
-from dfp.agents.actor_critic import AgentState, Metrics, Params, Positive, TopK, TopKPolicyConfig, per_step
+from dfp.agents.base.actor_critic import AgentState, Metrics, Params, TopK, TopKPolicyConfig, per_step
+from dfp.agents.base.batch import Batch
 from dfp.drift import Normalisation, drift_loss, drifting_field
-from dfp.flops import MLPWork, mlp_work
-from dfp.networks import MLP
-from dfp.replay import Batch
+from dfp.spec import PositiveInt
 
 
 class Config(TopKPolicyConfig):
-    """Table 5, OGBench column; Robomimic's differences stand in ``config/methods.yaml``."""
+    """Table 5, OGBench column; ``config/methods.yaml`` has the differences on Robomimic."""
 
     name: str = "dfp"
-    samples: Positive = Field(default=8, description="G (N_gen), generated samples per state. Table 5: 8.")
+    samples: PositiveInt = Field(default=8, description="G (N_gen), generated samples per state. Table 5: 8.")
     bandwidths: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
         default=(0.05,),
         min_length=1,
         description="h, kernel bandwidths. Table 5: {0.05} / {0.005, 0.05}; the release: 0.1.",
     )
     normalisation: Normalisation = Field(
-        default="joint", description="`joint`, the released algorithm, or `mean_shift`, Eq. 3 to the letter (drift.py)."
+        default="joint", description="`joint`, the released algorithm, or `mean_shift`, Eq. 3 as written (drift.py)."
     )
     mask_invalid: bool = Field(
         default=False, description="Leave steps after an episode's end out of the drift loss. The release does not."
@@ -63,8 +69,13 @@ class Agent(TopK):
         metrics |= {f"top_k_{name}": value for name, value in top_k_metrics.items()}
         return loss + self.config.top_k.weight * top_k_loss, metrics
 
-    def loss_towards(self, positives: Array, samples: Array, weights: Array | None) -> tuple[Array, Metrics]:
-        """The drifting loss of ``[B, G, D]`` samples with ``[B, K, D]`` positives."""
+    def loss_towards(
+        self,
+        positives: Float[Array, "B K D"],
+        samples: Float[Array, "B G D"],
+        weights: Float[Array, "B D"] | None,
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """The drifting loss (Eq. 4) of the samples with these positives."""
         field = drifting_field(
             samples, positives, bandwidths=self.config.bandwidths, normalisation=self.config.normalisation
         )
@@ -73,32 +84,17 @@ class Agent(TopK):
 
     # -- policy
 
-    @property
-    def actor_network(self) -> MLP:
-        return MLP(self.network.width, self.network.depth, self.chunk_size)
-
     def init_actor(self, key: Array) -> Params:
-        inputs = jnp.zeros((1, self.observation_size + self.chunk_size))
-        return self.actor_network.init(key, inputs)
+        return self.generator.init(key)
 
     def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
         """``a = f(eps, s)`` (Eq. 9)."""
-        return self.actor_network.apply(actor, jnp.concatenate([observation, noise], axis=-1))  # pyright: ignore
+        return self.generator(actor, observation, noise)
 
-    def generated_samples(self, actor: Params, observation: Array, key: Array) -> Array:
-        """G samples of each state, clipped to the action range, with gradient: ``[B, S] -> [B, G, D]``."""
+    def generated_samples(self, actor: Params, observation: Float[Array, "B S"], key: Array) -> Float[Array, "B G D"]:
+        """G samples of each state, clipped to the action range, with gradient."""
         # One matrix of rows: contracting over two batch axes makes the weights' gradient 1.4 times slower on a CPU.
         repeated = jnp.repeat(observation, self.config.samples, axis=0)
         noise = jax.random.normal(key, (repeated.shape[0], self.chunk_size))
         samples = jnp.clip(self.generate(actor, repeated, noise), -1.0, 1.0)
         return samples.reshape(-1, self.config.samples, self.chunk_size)
-
-    # -- work
-
-    @property
-    def actor_work(self) -> MLPWork:
-        return mlp_work(self.observation_size + self.chunk_size, self.chunk_size, self.network)
-
-    def actor_loss_work(self) -> float:
-        candidates = self.candidate_work(self.config.top_k.candidates) if self.config.top_k else 0.0
-        return candidates + self.config.samples * self.actor_work.forward_and_backward

@@ -1,7 +1,8 @@
 """Flow Q-learning (FQL, Park et al. 2025), and with chunks of actions (QC-FQL, Li et al. 2025).
 
-A flow clones the data. A student ``mu(s, z)`` of one pass is drawn to where the flow carries the same noise, and by the
-critic's gradient to actions of higher value. The student alone acts. FQL has chunks of one action, QC-FQL of five.
+A flow clones the data. A one-pass student ``mu(s, z)`` imitates the action that the flow makes of the same noise, and
+follows the critic's gradient to actions of higher value. Only the student acts. A chunk has one action in FQL and five
+in QC-FQL.
 """
 
 import dataclasses
@@ -11,25 +12,22 @@ import jax.numpy as jnp
 from jax import Array
 from pydantic import Field
 
-from dfp.agents.actor_critic import ActorCritic, AgentState, Metrics, Params, PolicyConfig, Positive, per_step
-from dfp.flops import MLPWork, mlp_work
-from dfp.flow import VelocityField, draw_start, flow_matching_loss, integrate
-from dfp.networks import MLP
-from dfp.replay import Batch
+from dfp.agents.base.actor_critic import AgentState, Metrics, Params
+from dfp.agents.base.batch import Batch
+from dfp.agents.base.flow_policy import FlowPolicy, FlowPolicyConfig
 
 
-class Config(PolicyConfig):
-    """FQL's settings; what differs by task stands in ``config/methods.yaml``."""
+class Config(FlowPolicyConfig):
+    """FQL's settings. ``config/methods.yaml`` has the differences by task."""
 
     name: str = "fql"
     alpha: float = Field(
         ge=0.0, description="alpha, weight of the distillation. No default: it is tuned for every task."
     )
-    flow_steps: Positive = Field(default=10, description="Euler steps from noise to action. Q-chunking, FQL: 10.")
 
 
 @dataclasses.dataclass(frozen=True)
-class Agent(ActorCritic):
+class Agent(FlowPolicy):
     """FQL as pure functions of an :class:`AgentState`, whose actor is ``{"flow": ..., "student": ...}``."""
 
     config: Config
@@ -41,12 +39,10 @@ class Agent(ActorCritic):
         flow_key, student_key = jax.random.split(key)
 
         # L_BC: flow matching with the buffer's actions; steps after an episode's end do not count.
-        noise, t = draw_start(flow_key, batch.action)
-        velocity = self.flow.at(actor["flow"], batch.observation)
-        bc_loss = flow_matching_loss(velocity, batch.action, noise, t, per_step(batch.valid, self.action_size))
+        bc_loss = self.cloning_loss(actor["flow"], batch, flow_key)
 
-        # L_distillation: towards where the flow ends from the same noise. What is frozen is the flow, not its result:
-        # else every step would keep what its gradient needs.
+        # L_distillation: towards the flow's action for the same noise. Its parameters are frozen, not its result:
+        # otherwise autodiff would store the activations of every Euler step.
         z = jax.random.normal(student_key, batch.action.shape)
         target = self.flow_actions(jax.lax.stop_gradient(actor["flow"]), batch.observation, z)
         actions = self.generate(actor, batch.observation, z)
@@ -60,35 +56,14 @@ class Agent(ActorCritic):
 
     # -- policy
 
-    @property
-    def flow(self) -> VelocityField:
-        return VelocityField(self.network, self.observation_size, self.chunk_size)
-
-    @property
-    def student(self) -> MLP:
-        return MLP(self.network.width, self.network.depth, self.chunk_size)
-
     def init_actor(self, key: Array) -> Params:
         flow_key, student_key = jax.random.split(key)
-        inputs = jnp.zeros((1, self.observation_size + self.chunk_size))
-        return {"flow": self.flow.init(flow_key), "student": self.student.init(student_key, inputs)}
+        return {"flow": self.velocity_network.init(flow_key), "student": self.generator.init(student_key)}
 
     def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
-        """``mu(s, z)``."""
-        inputs = jnp.concatenate([observation, noise], axis=-1)
-        return self.student.apply(actor["student"], inputs)  # pyright: ignore[reportReturnType]
+        """``mu(s, z)``, the student."""
+        return self.generator(actor["student"], observation, noise)
 
     def flow_actions(self, flow: Params, observation: Array, noise: Array) -> Array:
         """What the student imitates, in [-1, 1]: ``[..., S], [..., D] -> [..., D]``."""
-        return jnp.clip(integrate(self.flow.at(flow, observation), noise, self.config.flow_steps), -1.0, 1.0)
-
-    # -- work
-
-    @property
-    def actor_work(self) -> MLPWork:
-        return mlp_work(self.observation_size + self.chunk_size, self.chunk_size, self.network)
-
-    def actor_loss_work(self) -> float:
-        cloning = self.flow.work.forward_and_backward
-        distillation = self.config.flow_steps * self.flow.work.forward + self.actor_work.forward_and_backward
-        return cloning + distillation + self.action_gradient_work
+        return jnp.clip(super().generate(flow, observation, noise), -1.0, 1.0)

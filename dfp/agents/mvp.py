@@ -2,20 +2,21 @@
 
 Time runs from data (t = 0) to noise (t = 1): ``z_t = (1 - t) a + t eps``, velocity ``v = eps - a``. The network
 ``u(s, z, r, t)`` is the mean velocity over [r, t], so one step takes noise to an action: ``a = eps - u(s, eps, 0, 1)``.
-With ``top_k`` the same loss is also applied to the K best candidates (MVP w/ top-K, Table 2).
+With ``top_k`` the same loss also applies to the K best candidates (MVP w/ top-K, Table 2).
 """
 
 import dataclasses
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
 from pydantic import Field
 
-from dfp.agents.actor_critic import AgentState, Metrics, Params, TopK, TopKPolicyConfig, per_step
-from dfp.flops import MLPWork, mlp_work
-from dfp.networks import MLP
-from dfp.replay import Batch
+from dfp.agents.base.actor_critic import AgentState, Metrics, Params, TopK, TopKPolicyConfig, per_step
+from dfp.agents.base.batch import Batch
+from dfp.agents.models.networks import JointNetwork
 
 
 class Config(TopKPolicyConfig):
@@ -46,7 +47,7 @@ class Agent(TopK):
         if self.config.top_k is None or self.config.top_k.weight == 0.0:
             return loss, metrics
 
-        # Each positive is a regression target of its own, with its own noise and times.
+        # Each positive is a separate regression target, with its own noise and times.
         favourites = self.top_candidates(state, batch.observation, candidates_key, self.config.top_k)
         count = self.config.top_k.positives
         observation = jnp.repeat(batch.observation, count, axis=0)
@@ -58,9 +59,14 @@ class Agent(TopK):
         return loss + self.config.top_k.weight * top_k_loss, metrics
 
     def imitation_loss(
-        self, actor: Params, observation: Array, action: Array, valid: Array, key: Array
-    ) -> tuple[Array, Metrics]:
-        """``L_MF + lambda_IVC L_IVC`` of ``[B, S]`` states and ``[B, D]`` actions, steps weighed by ``valid``."""
+        self,
+        actor: Params,
+        observation: Float[Array, "B S"],
+        action: Float[Array, "B D"],
+        valid: Float[Array, "B H"],
+        key: Array,
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """``L_MF + lambda_IVC L_IVC`` of states and actions. ``valid`` is the weight of each step."""
         noise_key, time_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, action.shape)
         r, t = self.sample_times(time_key, action.shape[0])
@@ -82,8 +88,8 @@ class Agent(TopK):
         loss = mean_flow + self.config.ivc_weight * constraint
         return loss, {"loss": loss, "mean_flow_loss": mean_flow, "ivc_loss": constraint}
 
-    def sample_times(self, key: Array, count: int) -> tuple[Array, Array]:
-        """Two draws of ``sigmoid(N(mean, std))``, the smaller first: ``r <= t``, each ``[B, 1]``."""
+    def sample_times(self, key: Array, count: int) -> tuple[Float[Array, "{count} 1"], Float[Array, "{count} 1"]]:
+        """Two draws of ``sigmoid(N(mean, std))`` for each of ``count`` rows, the smaller first: ``r <= t``."""
         draws = self.config.time_mean + self.config.time_std * jax.random.normal(key, (2, count, 1))
         times = jax.nn.sigmoid(draws)
         return jnp.min(times, axis=0), jnp.max(times, axis=0)
@@ -91,49 +97,48 @@ class Agent(TopK):
     # -- policy
 
     @property
-    def actor_network(self) -> MLP:
-        return MLP(self.network.width, self.network.depth, self.chunk_size)
+    def velocity_network(self) -> JointNetwork:
+        return self.actor_body(self.observation_size, self.chunk_size, 1, 1)
 
     def init_actor(self, key: Array) -> Params:
-        inputs = jnp.zeros((1, self.observation_size + self.chunk_size + 2))
-        return self.actor_network.init(key, inputs)
+        return self.velocity_network.init(key)
 
-    def mean_velocity(self, actor: Params, observation: Array, z: Array, r: Array, t: Array) -> Array:
-        """``u(s, z, r, t)``: ``[..., S], [..., D], [..., 1], [..., 1] -> [..., D]``."""
-        return self.actor_network.apply(actor, jnp.concatenate([observation, z, r, t], axis=-1))  # pyright: ignore
+    def mean_velocity(
+        self,
+        actor: Params,
+        observation: Float[Array, "*rows S"],
+        z: Float[Array, "*rows D"],
+        r: Float[Array, "*rows 1"],
+        t: Float[Array, "*rows 1"],
+    ) -> Float[Array, "*rows D"]:
+        """``u(s, z, r, t)``, the mean velocity over [r, t]."""
+        return self.velocity_network(actor, observation, z, r, t)
 
     def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
         """``a = eps - u(s, eps, 0, 1)``."""
         zero = jnp.zeros((*noise.shape[:-1], 1))
         return noise - self.mean_velocity(actor, observation, noise, zero, zero + 1.0)
 
-    # -- work
 
-    @property
-    def actor_work(self) -> MLPWork:
-        return mlp_work(self.observation_size + self.chunk_size + 2, self.chunk_size, self.network)
-
-    def actor_loss_work(self) -> float:
-        # L_MF: the pass, its tangent and its gradient; L_IVC: a pass and its gradient.
-        target = self.actor_work.forward + self.actor_work.forward_and_backward * (1 + (self.config.ivc_weight > 0))
-        if self.config.top_k is None:
-            return target
-        return target * (1 + self.config.top_k.positives) + self.candidate_work(self.config.top_k.candidates)
-
-
-def interpolate(action: Array, noise: Array, t: Array) -> Array:
+def interpolate(action: Float[Array, "B D"], noise: Float[Array, "B D"], t: Float[Array, "B 1"]) -> Float[Array, "B D"]:
     """``z_t = (1 - t) a + t eps``."""
     return (1.0 - t) * action + t * noise
 
 
-def mean_flow_target(mean_velocity, z: Array, velocity: Array, r: Array, t: Array) -> tuple[Array, Array]:
-    """``u(z, r, t)`` and its target ``sg[v - (t - r) du/dt]``, where ``dz/dt = v`` and ``r`` stands still.
+def mean_flow_target(
+    mean_velocity: Callable[[Array, Array, Array], Array],
+    z: Float[Array, "B D"],
+    velocity: Float[Array, "B D"],
+    r: Float[Array, "B 1"],
+    t: Float[Array, "B 1"],
+) -> tuple[Float[Array, "B D"], Float[Array, "B D"]]:
+    """``u(z, r, t)`` and its target ``sg[v - (t - r) du/dt]``. Along the path ``dz/dt = v`` and ``r`` is constant.
 
     Args:
-      mean_velocity: ``u`` as a function of ``z`` ``[B, D]``, ``r`` and ``t`` ``[B, 1]``.
-      z: point on the path at ``t``, ``[B, D]``.
-      velocity: ``v``, ``[B, D]``.
-      r, t: interval, ``[B, 1]``.
+      mean_velocity: ``u`` as a function of ``z``, ``r`` and ``t``.
+      z: point on the path at ``t``.
+      velocity: ``v``.
+      r, t: interval.
     """
     tangents = (velocity, jnp.zeros_like(r), jnp.ones_like(t))
     u, du_dt = jax.jvp(mean_velocity, (z, r, t), tangents)

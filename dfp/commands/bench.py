@@ -1,18 +1,17 @@
 """``bench``, ``cost``: times against their floors, and what a step costs (Table 9)."""
 
-import csv
-import io
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from dfp.catalogue import load_catalogue, load_config
-from dfp.commands.options import DEFAULT_CONFIG, ConfigOption, ThreadsOption, prepare_xla
+from dfp.commands.options import DEFAULT_CONFIG, ConfigOption, ThreadsOption, group, prepare_xla, refuse_repeats
+from dfp.plan.catalogue import load_catalogue, load_config
 from dfp.spec import ConfigError
 
-app = typer.Typer()
+app = group()
 
 
 @app.command()
@@ -26,26 +25,24 @@ def cost(
 ) -> None:
     """Measure what an update, an online step and an inference step cost here (Table 9), all methods in one run."""
     prepare_xla(threads)
-    from dfp import cost as costs
-    from dfp.catalogue import method_entry, run_spec
-    from dfp.files import write_atomically
+    from dfp.files import csv_rows, write_atomically
+    from dfp.ops.cost import cost_rows
+    from dfp.plan.catalogue import method_entry, run_spec
+    from dfp.report.tables.cost import COST_TYPES
 
     settings, catalogue = load_config(config), load_catalogue()
-    text = io.StringIO()
-    writer = csv.DictWriter(text, costs.COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for key in method or catalogue.experiments["table9"].methods:
+    tasks = refuse_repeats("--task", task or [])
+    rows = []
+    for key in refuse_repeats("--method", method or []) or catalogue.experiments["table9"].methods:
         label = method_entry(key, catalogue).label
-        for place in task or settings.tasks:
+        for place in tasks or settings.tasks:
             spec = run_spec(settings, catalogue, place, key, 0)
-            for row in costs.measure(spec, key, label, seconds):
-                typer.echo(
-                    f"{row['method']} on {row['task']}, {row['phase']}: {row['ms']} ms ({row['device']})", err=True
-                )
-                writer.writerow(row)
+            for row in cost_rows(spec, key, label, seconds):
+                typer.echo(f"{key} on {place}, {row['phase']}: {row['ms']} ms ({row['device']})", err=True)
+                rows.append(row)
     path = output or Path(settings.results_dir) / "cost.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
-    typer.echo(write_atomically(path, text.getvalue()))
+    typer.echo(write_atomically(path, csv_rows(list(COST_TYPES), rows)))
 
 
 @app.command()
@@ -61,33 +58,41 @@ def bench(
     steps: Annotated[int, typer.Option("--steps", min=600, help="Environment steps of the online loop.")] = 3000,
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="Episodes of the evaluation.")] = 50,
     scaling: Annotated[Path | None, typer.Option("--scaling", help="Instead: cost as work grows, into here.")] = None,
+    beside: Annotated[
+        Path | None, typer.Option("--beside", help="Folder of the authors' release, to time too.")
+    ] = None,
+    beside_python: Annotated[
+        Path, typer.Option("--beside-python", help="An interpreter with the release's requirements.")
+    ] = Path(sys.executable),
     threads: ThreadsOption = None,
 ) -> None:
     """Time updates, acting and (--simulator) the loops against their floors: a JSON line per case.
 
     With --scaling: the time of an online update against batch, width, N, K, G and rows, as a table and a figure.
+    With --beside: the same updates by the authors' code, in turns with ours, on the same rows.
     """
     prepare_xla(threads)
-    from dfp import bench as measure
-    from dfp.catalogue import run_spec
-    from dfp.console import print_cases
-    from dfp.experiments import stage_of
+    from dfp.ops.bench import Beside, bench_run, bench_scaling, resized
+    from dfp.plan.catalogue import run_spec
+    from dfp.plan.experiments import stage_of
+    from dfp.runs.console import print_cases
 
     if phase not in (None, "offline", "online"):
         raise ConfigError(f"--phase: '{phase}'; allowed: offline, online")
+    release = None if beside is None else Beside(beside, beside_python)
     lines = []
-    for key in method or ["dfp"]:
+    for key in refuse_repeats("--method", method or []) or ["dfp"]:
         spec = run_spec(load_config(config), load_catalogue(), task, key, 0, stage_of(key, load_catalogue()))
         if phase == "online" and spec.online is None:
             raise ConfigError(f"--phase: '{key}' has no online phase; allowed: offline")
-        spec = measure.resized(spec, width, depth, batch)
-        cases = measure.bench_scaling(spec) if scaling else measure.bench_run(spec, phase, simulator, steps, episodes)
+        spec = resized(spec, width, depth, batch)
+        cases = bench_scaling(spec) if scaling else bench_run(spec, phase, simulator, steps, episodes, release)
         for line in cases:
             lines.append({**line, "method": key})
             typer.echo(json.dumps(lines[-1]))
     print_cases(lines)
     if scaling is not None:
-        from dfp.report.scaling import write_scaling
+        from dfp.report.figures.scaling import write_scaling
 
         for path in write_scaling(lines, scaling):
             typer.echo(path, err=True)

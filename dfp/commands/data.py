@@ -5,12 +5,12 @@ from typing import Annotated
 
 import typer
 
-from dfp.catalogue import load_catalogue, load_config
-from dfp.commands.options import DEFAULT_CONFIG, ConfigOption
-from dfp.exit_codes import FAILED_CHECK
+from dfp.commands.options import DEFAULT_CONFIG, ConfigOption, group
+from dfp.errors import FAILED_CHECK
+from dfp.plan.catalogue import load_catalogue, load_config
 from dfp.spec import ConfigError
 
-app = typer.Typer()
+app = group()
 
 
 @app.command("data")
@@ -27,6 +27,7 @@ def prepare(
     `data check TASK` plays recorded actions again and says how many demonstrations succeed as they did (Robomimic).
     """
     from dfp import tasks
+    from dfp.runs.console import lines_on_stderr
     from dfp.spec import lookup, parse_data
 
     *action, key = what
@@ -36,13 +37,11 @@ def prepare(
     source = load_config(config).data if data is None else parse_data(data)
     folder = data_dir or Path(load_config(config).data_dir)
 
-    def report(line: str) -> None:
-        typer.echo(line, err=True)
-
-    if not action:
-        typer.echo(tasks.prepare_dataset(spec, source, folder, processes, report))
-        return
-    replay = tasks.check(spec, source, folder, demonstrations, report)
-    typer.echo(replay.verdict())
-    if not replay.passed:
+    with lines_on_stderr():
+        if not action:
+            typer.echo(tasks.prepare_dataset(spec, source, folder, processes))
+            return
+        reproduction = tasks.check(spec, source, folder, demonstrations)
+    typer.echo(reproduction.summary())
+    if not reproduction.passed:
         raise typer.Exit(FAILED_CHECK)

@@ -8,17 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dfp.catalogue import load_catalogue, load_config
-from dfp.commands.options import DEFAULT_CONFIG, ConfigOption
-from dfp.exit_codes import FAILED_CHECK
+from dfp.commands.options import DEFAULT_CONFIG, ConfigOption, group
+from dfp.errors import FAILED_CHECK
+from dfp.files import read_text
+from dfp.plan.catalogue import load_catalogue, load_config
+from dfp.shipped import LOCK, SLURM_PROFILE
 from dfp.spec import ConfigError
 
 if TYPE_CHECKING:
-    from dfp.doctor.findings import Finding
+    from dfp.ops.doctor.findings import Finding
 
 CHECKS = ("versions", "simulator", "rendering", "disk", "data", "device", "slurm")
 
-app = typer.Typer()
+app = group()
 
 
 @app.command()
@@ -38,10 +40,9 @@ def doctor(
 
     Each finding says what, why it matters and what to type. Exit code: 0 no error (warnings may be), 4 an error.
     """
-    from rich.console import Console
-
-    from dfp.doctor import findings as report
-    from dfp.doctor.submit import check_submission
+    from dfp.ops.doctor import findings as report
+    from dfp.ops.doctor.submit import check_submission
+    from dfp.runs.console import table_console
 
     wanted = only or [name for name in CHECKS if name != "rendering" or rendering]
     if unknown := [name for name in wanted if name not in CHECKS]:
@@ -52,7 +53,7 @@ def doctor(
             found += check()
     if submit:
         found += check_submission(Path.cwd(), partition, sbatch or [], 60 * wait)
-    console = Console()
+    console = table_console()
     if as_json:
         typer.echo(json.dumps({"findings": [dataclasses.asdict(one) for one in found]}, indent=1))
     elif console.is_terminal:
@@ -61,20 +62,20 @@ def doctor(
     else:
         for line in [line for one in found for line in report.lines(one)] + [report.summary(found)]:
             typer.echo(line)
-    raise typer.Exit(FAILED_CHECK if report.verdict(found).errors else 0)
+    raise typer.Exit(FAILED_CHECK if report.count(found).errors else 0)
 
 
 def _checks(
     config: Path, gpu: bool, profile: Path | None, partition: str | None
 ) -> "dict[str, Callable[[], list[Finding]]]":
     """The checks by name, in the order in which they are made; each does its work when it is called."""
-    from dfp.doctor import cluster, device, environment, storage
-    from dfp.experiments import plan
+    from dfp.ops.doctor import cluster, device, environment, storage
+    from dfp.plan.experiments import plan
 
     settings, catalogue = load_config(config), load_catalogue()
     tasks = [catalogue.tasks[key].spec for key in storage.tasks_of(settings)]
     data_dir, results_dir = Path(settings.data_dir), Path(settings.results_dir)
-    path = profile or cluster.PROFILE
+    path = profile or SLURM_PROFILE
     path = path / "config.yaml" if path.is_dir() else path
 
     def disk() -> "list[Finding]":
@@ -87,7 +88,7 @@ def _checks(
         ]
 
     def versions() -> "list[Finding]":
-        locked = environment.locked_versions(environment.LOCK.read_text())
+        locked = environment.locked_versions(read_text(LOCK))
         return environment.check_versions(locked, environment.installed_versions())
 
     return {

@@ -1,28 +1,60 @@
 """Options that several commands share, and what a command does before JAX is imported."""
 
-import datetime
 import os
-import subprocess
-import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args, get_type_hints
 
 import typer
+from typer.models import OptionInfo
 
-# What is left of an allocation for the last block of work, the checkpoint and the shutdown: seconds, but of a short
-# allocation at most this part.
-SLURM_MARGIN_S = 180.0
-SLURM_MARGIN = 0.2
+from dfp.errors import ConfigError
+from dfp.files import expanded
+from dfp.shipped import CATALOGUE
+
 DEFAULT_CONFIG = Path("config/config.yaml")
 
-ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration file.")]
+
+def _path(text: str) -> Path:
+    """A path as the shell would have made it: of ``--results-dir=~/results`` it leaves the ``~``."""
+    try:
+        return Path(expanded(str(text)))
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+class _Commands(typer.Typer):
+    """An empty group of commands, whose paths :func:`_path` reads; help in plain text, which is short and quick."""
+
+    def command(self, *args: Any, **settings: Any) -> Any:
+        register = super().command(*args, **settings)
+
+        def with_paths(function: Callable[..., None]) -> Callable[..., None]:
+            for name, hint in get_type_hints(function, include_extras=True).items():
+                kind, *info = get_args(hint) or (None,)
+                if info and Path in (kind, *get_args(kind)) and info[0].parser is None:
+                    info[0].parser = _path
+                    info[0].metavar = "PATH" if isinstance(info[0], OptionInfo) else name.upper()
+            return register(function)
+
+        return with_paths
+
+
+def _config(text: str) -> Path:
+    """The file itself, or the one that comes with the package: ``config/smoke.yaml`` works in an empty folder too."""
+    path = _path(text)
+    shipped = CATALOGUE / path.name
+    return shipped if path.parent == Path("config") and shipped.is_file() and not path.exists() else path
+
+
+ConfigOption = Annotated[Path, typer.Option("--config", help="Configuration file.", parser=_config, metavar="PATH")]
 ResultsOption = Annotated[Path, typer.Option("--results-dir", help="Folder with runs.csv and the run folders.")]
+ResultsPlaceOption = Annotated[Path | None, typer.Option("--results-dir", help="Default: the configuration's.")]
 PartialOption = Annotated[bool, typer.Option("--partial", help="Show what has finished; say how much is missing.")]
 SpecOption = Annotated[str | None, typer.Option("--spec", help="The run as canonical JSON, instead of a cell.")]
 TaskOption = Annotated[str | None, typer.Option("--task", help="Task key.")]
 MethodOption = Annotated[str | None, typer.Option("--method", help="Method key, from config/methods.yaml.")]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed.")]
-ConfigOrNone = Annotated[Path | None, typer.Option("--config", help="Configuration, with --task, --method, --seed.")]
 RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Default: the run's place in the results.")]
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Default: the configuration's.")]
 CheckpointOption = Annotated[
@@ -32,34 +64,28 @@ CheckpointOption = Annotated[
 TimeLimitOption = Annotated[
     float | None, typer.Option("--time-limit", min=0.0, help="Minutes after which to save and exit with code 75.")
 ]
+SizeOption = Annotated[str | None, typer.Option("--size", help="WIDTHxHEIGHT in pixels, even. Default: 480x480.")]
 ThreadsOption = Annotated[int | None, typer.Option("--threads", min=1, help="CPU cores to use; default: all.")]
 AllowCpuOption = Annotated[bool, typer.Option("--allow-cpu", help="Train on a CPU however long it takes.")]
 
 
-def deadline(minutes: float | None) -> float | None:
-    """When to be saved: the given limit, or short of the end of the SLURM allocation, whichever comes first."""
-    limits = [] if minutes is None else [time.time() + 60.0 * minutes]
-    if (allocation := slurm_allocation()) is not None:
-        start, end = allocation
-        limits.append(end - min(SLURM_MARGIN_S, SLURM_MARGIN * (end - start)))
-    return min(limits, default=None)
+def echo_paths(paths: Iterable[Path]) -> None:
+    """A line per file that was written."""
+    for path in paths:
+        typer.echo(path)
 
 
-def slurm_allocation() -> tuple[float, float] | None:
-    """Start and end (seconds since 1970) of the SLURM job this is; none outside one, or without a time limit."""
-    job = os.environ.get("SLURM_JOB_ID")
-    start, end = (os.environ.get(f"SLURM_JOB_{name}_TIME", "") for name in ("START", "END"))
-    if job is None or (start.isdigit() and end.isdigit()):
-        return (float(start), float(end)) if start.isdigit() and end.isdigit() else None
-    # Before version 22.05.6 SLURM does not set them.
-    command = ["squeue", "--noheader", f"--jobs={job}", "--format=%S %e"]
-    environment = os.environ | {"SLURM_TIME_FORMAT": "standard"}
-    try:
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
-        start, end = (datetime.datetime.fromisoformat(text).timestamp() for text in done.stdout.split())
-    except (OSError, subprocess.SubprocessError, ValueError):  # "NONE": no limit
-        return None
-    return start, end
+def refuse_repeats(option: str, values: list[str]) -> list[str]:
+    """``values`` of a repeatable option or of a list with commas; a value given twice would count twice."""
+    for place, value in enumerate(values):
+        if value in values[:place]:
+            raise ConfigError(f"{option}: '{value}' is given twice; name it once")
+    return values
+
+
+def group() -> typer.Typer:
+    """An empty group of commands."""
+    return _Commands(add_completion=False, rich_markup_mode=None)
 
 
 def expect_gpu() -> None:
@@ -82,3 +108,15 @@ def prepare_xla(threads: int | None) -> None:
         flags.append(f"--xla_cpu_multi_thread_eigen={'false' if threads == 1 else 'true'}")
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     os.environ["XLA_FLAGS"] = " ".join([*flags, os.environ.get("XLA_FLAGS", "")]).strip()
+
+
+def parsed_size(size: str | None) -> tuple[int, int] | None:
+    """Width and height; the film's format wants them even."""
+    if size is None:
+        return None
+    numbers = size.split("x")
+    if len(numbers) != 2 or not all(
+        number.isdecimal() and int(number) > 0 and int(number) % 2 == 0 for number in numbers
+    ):
+        raise ConfigError(f"--size: '{size}'; wanted WIDTHxHEIGHT, even numbers, such as 640x480")
+    return int(numbers[0]), int(numbers[1])

@@ -1,6 +1,6 @@
-"""``status``, ``why``: where the runs stand, and what became of one.
+"""``status``: the state of the runs.
 
-Exit codes of ``status``: 0 all runs are done; 4 a run failed or stalled; 75 none did, and some are running or waiting.
+Exit codes: 0 all runs are done; 4 a run failed or stalled; 75 none did, and some are running or waiting.
 """
 
 import json
@@ -10,12 +10,12 @@ from typing import Annotated
 
 import typer
 
-from dfp.commands.options import ResultsOption
+from dfp.commands.options import ResultsOption, group
 from dfp.spec import ConfigError
 
 WATCH_S = 10.0  # seconds between two looks
 
-app = typer.Typer()
+app = group()
 
 
 @app.command()
@@ -30,17 +30,17 @@ def status(
 
     Exit code: 0 all done; 4 a run failed or stalled; 75 none did, and some are running or waiting.
     """
-    from rich.console import Console
     from rich.live import Live
 
-    from dfp.status import overview, terminal
+    from dfp.ops.status import overview, terminal
+    from dfp.runs.console import table_console
 
-    console = Console()
+    console = table_console()
     if watch and (as_json or html or not console.is_terminal):
         raise ConfigError("--watch shows a table on a terminal; leave out --json and --html, or leave out --watch")
     view = overview.overview(results_dir)
     if html is not None:
-        from dfp.status.page import write_page
+        from dfp.ops.status.page import write_page
 
         write_page(view, html)
     if as_json:
@@ -57,11 +57,3 @@ def status(
         for line in terminal.lines(view, everything):
             typer.echo(line)
     raise typer.Exit(overview.exit_status(view.runs))
-
-
-@app.command()
-def why(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
-    """What became of a run: attempts, exit codes, SLURM's states, last lines of its logs, and what to type next."""
-    from dfp.status.why import why as explain
-
-    typer.echo(explain(folder))

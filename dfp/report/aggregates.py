@@ -16,11 +16,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dfp.catalogue import load_catalogue
 from dfp.files import write_atomically
-from dfp.report import profiles
-from dfp.report.collect import evaluations, read_runs
-from dfp.report.drawing import csv_text, write_drawing
+from dfp.plan.catalogue import load_catalogue
+from dfp.plan.run_table import read_runs
+from dfp.report.collect import evaluations
+from dfp.report.figures import profiles
+from dfp.report.figures.drawing import csv_text, write_drawing
+from dfp.report.pages import pipe_table
 from dfp.report.statistics import (
     THRESHOLDS,
     Strata,
@@ -50,13 +52,13 @@ def write_statistics(results_dir: Path, partial: bool = False) -> list[Path]:
     :func:`~dfp.report.collect.evaluations` does.
     """
     runs = read_runs(results_dir)
-    frame = statistics(run_scores(evaluations(results_dir, runs, partial), runs), runs)
-    stem, contents = results_dir / "statistics", {"csv": csv_text(frame), "md": markdown(frame, runs)}
+    frame = statistics(run_ends(evaluations(results_dir, runs, partial), runs), runs)
+    stem, contents = results_dir / "statistics", {"csv": csv_text(frame), "md": page(frame, runs)}
     texts = [write_atomically(stem.with_suffix(f".{kind}"), content) for kind, content in contents.items()]
     return [*texts, *write_drawing(stem, profiles.draw(frame, runs))]
 
 
-def run_scores(tidy: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+def run_ends(tidy: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """One row per finished run: ``stage, task, method, seed, last, best, regret``.
 
     ``last`` is its rate at the end, ``best`` its highest in the phase that the tables show (online, or offline for
@@ -152,7 +154,7 @@ def _over_tasks(scores: pd.DataFrame, listed: pd.DataFrame) -> Iterator[dict[str
 
 
 def _kinds(listed: pd.DataFrame) -> list[tuple[str, str, str]]:
-    """Column of :func:`run_scores`, what it evaluates, and what its mean is called."""
+    """Column of :func:`run_ends`, what it evaluates, and what its mean is called."""
     online = [("regret", "online phase", "regret")] if (listed.stage == "finetune").all() else []
     return [("last", "last", "mean"), ("best", "best", "mean"), *online]
 
@@ -178,8 +180,8 @@ def _estimate(statistic: Any, strata: Strata) -> dict[str, float]:
 # --------------------------------------------------------------------------- for reading
 
 
-def markdown(frame: pd.DataFrame, runs: pd.DataFrame) -> str:
-    """One table per comparison: the aggregates over tasks, in percent."""
+def page(frame: pd.DataFrame, runs: pd.DataFrame) -> str:
+    """In Markdown, one table per comparison: the aggregates over tasks, in percent."""
     lines = ["# Statistics", "", NOTE]
     titles = dict(zip(runs.experiment, runs.title, strict=True))
     for experiment, rows in frame.loc[frame.task == ALL_TASKS].groupby("experiment", sort=False):
@@ -189,13 +191,7 @@ def markdown(frame: pd.DataFrame, runs: pd.DataFrame) -> str:
         head = ["Method", "runs", "tasks", "mean, last", "IQM, last", "mean, best"]
         head += ["regret"] if (rows.statistic == "regret").any() else []
         head += [f"P({labels[reference]} better)"] if reference else []
-        lines += [
-            "",
-            f"## {experiment}: {titles[experiment]}",
-            "",
-            _pipes(head),
-            _pipes([":--", *["--:"] * (len(head) - 1)]),
-        ]
+        table = []
         for method in methods:
             mine = rows.loc[rows.method == method].set_index(["evaluation", "statistic"])
             first = mine.iloc[0]
@@ -206,7 +202,8 @@ def markdown(frame: pd.DataFrame, runs: pd.DataFrame) -> str:
             if reference:
                 better = rows.loc[(rows.method == reference) & (rows.versus == method)]
                 cells += [_percent(better.iloc[0]) if len(better) else ""]
-            lines.append(_pipes(cells))
+            table.append(cells)
+        lines += ["", f"## {experiment}: {titles[experiment]}", "", *pipe_table(head, table)]
     return "\n".join(lines) + "\n"
 
 
@@ -216,8 +213,8 @@ NOTE = (
     "chosen after the fact and therefore too high. **IQM** is the mean of the middle half of all runs. **Regret** is "
     "the mean shortfall from 100 % over the online phase. **P** is the chance that a run of the one scores higher than "
     "a run of the other on the same task, ties counting half. All methods of a table are compared on the tasks and "
-    "seeds that all of them have finished. No interval where a task has one seed. Per task: `statistics.csv`; the "
-    "performance profiles: there and `statistics.png`."
+    "seeds that all of them have finished. There is no interval if a task has one seed. Per task: `statistics.csv`; "
+    "the performance profiles: there and `statistics.png`."
 )
 
 
@@ -226,7 +223,3 @@ def _percent(row: pd.Series) -> str:
         return "—"
     interval = "" if np.isnan(row["low"]) else f" [{100 * row['low']:.1f}, {100 * row['high']:.1f}]"
     return f"{100 * row['value']:.1f}{interval}"
-
-
-def _pipes(fields: list[str]) -> str:
-    return "| " + " | ".join(field.replace("|", r"\|") for field in fields) + " |"

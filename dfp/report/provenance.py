@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 
 from dfp.files import write_atomically
-from dfp.report.collect import read_runs
+from dfp.plan.run_table import read_runs
 from dfp.report.manifests import finished_manifests
-from dfp.report.protocol import scale
+from dfp.report.verdict.protocol import scale
+from dfp.runs.layout import METRICS
 from dfp.spec import ConfigError, canonical_json
 
 COLUMNS = (
@@ -33,8 +34,8 @@ def write_provenance(results_dir: Path, partial: bool = False) -> list[Path]:
     frame = provenance(results_dir, runs)
     absent = [folder for folder in folders(runs) if folder not in set(frame.run)]
     if absent and not partial:
-        raise ConfigError(f"{results_dir / absent[0] / 'metrics.csv'}: no such file")
-    contents = {"csv": frame.to_csv(index=False), "md": markdown(frame, len(absent))}
+        raise ConfigError(f"{results_dir / absent[0] / METRICS}: no such file")
+    contents = {"csv": frame.to_csv(index=False), "md": provenance_page(frame, len(absent))}
     return [write_atomically(results_dir / f"provenance.{kind}", content) for kind, content in contents.items()]
 
 
@@ -45,7 +46,7 @@ def folders(runs: pd.DataFrame) -> list[str]:
 
 def provenance(results_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
     """One row per finished run, in the columns of :data:`COLUMNS`; ``hours`` are those of all its attempts."""
-    known = finished_manifests(results_dir, folders(runs))
+    known = finished_manifests(results_dir, runs)
     return pd.DataFrame([_row(folder, manifest) for folder, manifest in known.items()], columns=pd.Index(COLUMNS))
 
 
@@ -72,7 +73,7 @@ def _row(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
 # --------------------------------------------------------------------------- for reading
 
 
-def markdown(frame: pd.DataFrame, absent: int) -> str:
+def provenance_page(frame: pd.DataFrame, absent: int) -> str:
     """What the runs share and where they differ, then a line per run."""
     lines = ["# Provenance", "", "From the `manifest.json` that every run wrote when it finished.", ""]
     unfinished = f"; {absent} more listed and not finished" if absent else ""
@@ -92,7 +93,7 @@ def markdown(frame: pd.DataFrame, absent: int) -> str:
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += [
         "",
-        "A spec is every number that a run depends on; `python -m dfp show results/...` prints that of a run.",
+        "A spec is every number that a run depends on; `dfp run show results/...` prints that of a run.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -30,7 +30,8 @@ def over_seeds(evaluations: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 
     Columns: ``by``, then ``mean``, ``std``, ``n``. ``std`` is the sample one (n - 1), NaN for one seed. The paper
     doesn't say which it prints; Table 6 does: a mean of 0.4 % over five seeds of 100 episodes allows 0.9 for the
-    sample's and 0.8 or 0.5 for the population's, and 0.9 is printed (`tests/test_paper_numbers.py` tries every entry).
+    sample's and 0.8 or 0.5 for the population's, and 0.9 is printed. `tests/report/test_paper_numbers.py` tries
+    every entry.
     """
     rates = evaluations.groupby(by, sort=False)["success_rate"]
     return rates.agg(mean="mean", std="std", n="count").reset_index()
@@ -67,7 +68,7 @@ def welch_half_width(weights: np.ndarray, std: np.ndarray, n: np.ndarray) -> flo
 
     $t_\nu \sqrt{\sum_i v_i}$ with $v_i = w_i^2 s_i^2 / n_i$ and $\nu = (\sum v_i)^2 / \sum v_i^2 / (n_i - 1)$ (Welch
     1947). Weights (1, -1) give Welch's t-test of two means; 1/T and -1/T over T tasks, that of two averages. Arguments
-    have one shape. 0 where no seed differs from another; NaN where a deviation is unknown, as that of one seed is.
+    have one shape. 0 if no seed differs from another; NaN if a deviation is unknown, as that of one seed is.
     """
     variance = weights**2 * std**2 / n
     total = variance.sum()
@@ -127,7 +128,7 @@ def probability_of_improvement(*strata: np.ndarray, axis: int = -1) -> np.ndarra
 def stratified_bootstrap(statistic: Callable[..., np.ndarray], strata: Strata) -> tuple[np.ndarray, np.ndarray]:
     """95 % percentile interval of ``statistic(*strata)``, low and high, resampling seeds within each task.
 
-    NaN where a task has one seed: there is nothing to resample, and leaving its spread out would flatter the interval.
+    NaN if a task has one seed: there is nothing to resample, and an interval without its spread would be too narrow.
     """
     if min(map(len, strata)) < 2:
         unknown = np.full_like(statistic(*strata), np.nan)

@@ -2,45 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import requests
 
+from dfp.files import move_into_place, naming, read_text, write_atomically
 from dfp.spec import TaskSpec
-from dfp.tasks.dataset import (
-    DataError,
-    File,
-    Manifest,
-    describe,
-    file_names,
-    how_to_prepare,
-    move_into_place,
-)
+from dfp.tasks.interface import DamagedError, DataError, Suite
+from dfp.tasks.manifest import File, describe, how_to_prepare
 
-MIRRORS = {  # environment variables, by suite
-    "ogbench": "DFP_OGBENCH_URL",
-    "robomimic": "DFP_ROBOMIMIC_URL",
-    "gymnasium": "DFP_GYMNASIUM_URL",
-}
+log = logging.getLogger("dfp")
+
 ATTEMPTS = 5  # in a row without a new byte
 FIRST_PAUSE = 1.0  # seconds, doubled after each attempt in vain
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
 CHUNK = 1 << 20  # bytes
 
 
-class Origin(NamedTuple):
-    """Where the files of a dataset are published, and what they are called here."""
-
-    place: str  # the file or folder
-    urls: dict[str, str]  # by the name here, in the order of rotation; an empty one: published nowhere
-
-
-def download(task: TaskSpec, folder: Path, report: Callable[[str], None]) -> Manifest:
-    """Fetch what is missing in ``folder`` of the dataset of ``task``.
+def download(suite: Suite, task: TaskSpec, folder: Path) -> tuple[str | None, list[File]]:
+    """Fetch what is missing in ``folder`` of the dataset of ``task``; the address of all, and the files.
 
     A transfer goes to ``<name>.part`` and continues there, also in a later call; the file takes its name once its
     content has been read and found to be a dataset. A file that was copied to ``folder`` by hand is taken as it is.
@@ -48,136 +32,139 @@ def download(task: TaskSpec, folder: Path, report: Callable[[str], None]) -> Man
     Raises:
       DataError: the server cannot be reached or has no such file, or what came is not the published dataset.
     """
-    origin = _origin(task)
+    origin = suite.origin(task, os.environ.get(suite.mirror, "").rstrip("/"))
     with requests.Session() as session:
         session.headers["Accept-Encoding"] = "identity"  # sizes and ranges are those of the file itself
-        files = tuple(_obtain(session, url, folder / name, task, report) for name, url in origin.urls.items())
+        fetch = _Fetch(session, suite, task)
+        files = [fetch.obtain(url, folder / name) for name, url in origin.urls.items()]
     rows = sum(file.rows for file in files)
     if rows != task.rows:
         raise DataError(f"{folder}: {rows} transitions, but task '{task.key}' says that {task.rows} were published")
-    return Manifest(
-        dataset=task.dataset,
-        source="download",
-        url=origin.place or None,
-        rows=rows,
-        files=files,
-        **_facts(task, folder / files[0].name),
-    )
+    return origin.place or None, files
 
 
-def _origin(task: TaskSpec) -> Origin:
-    mirror = os.environ.get(MIRRORS[task.suite], "").rstrip("/")
-    if task.suite == "robomimic":
-        from dfp.tasks.robomimic_files import DATASET_URL
+class _Fetch(NamedTuple):
+    """What the transfers of one dataset have in common."""
 
-        (name,) = file_names(task.dataset, 1, "hdf5")
-        url = f"{mirror or DATASET_URL}/v1.5/{task.dataset.replace('-', '/')}.hdf5"
-        return Origin(url, {name: url})
-    names = file_names(task.dataset, task.shards)
-    if task.suite == "gymnasium":
-        return Origin(mirror, {name: f"{mirror}/{name}" if mirror else "" for name in names})
-    from ogbench.utils import DATASET_URL
+    session: requests.Session
+    suite: Suite
+    task: TaskSpec
 
-    base = mirror or DATASET_URL.rstrip("/")
-    if task.shards > 1:
-        base = f"{base}/{task.dataset}"
-    urls = {name: f"{base}/{name}" for name in names}
-    return Origin(f"{base}/" if task.shards > 1 else urls[names[0]], urls)
-
-
-def _facts(task: TaskSpec, file: Path) -> dict[str, Any]:
-    """What else a manifest says of a suite's files."""
-    if task.suite == "robomimic":
-        from dfp.tasks import robomimic, robomimic_files
-
-        return {"versions": robomimic.installed_versions(), "env_args": robomimic_files.read_env_args(file, task)}
-    if task.suite == "gymnasium":
-        from dfp.tasks import gymnasium
-
-        return {"versions": gymnasium.installed_versions(task)}
-    from dfp.tasks import ogbench
-
-    return {"versions": ogbench.installed_versions()}
-
-
-def _obtain(session: requests.Session, url: str, target: Path, task: TaskSpec, report: Callable[[str], None]) -> File:
-    if target.exists():
-        return describe(target, target.name, task)
-    if not url:
-        raise DataError(f"{target}: no such file, and no address to fetch it from; copy it there, or {_mirror(task)}")
-    part = target.with_name(f"{target.name}.part")
-    _fetch(session, url, part, task, report)
-    entry = describe(part, target.name, task)
-    move_into_place(part, target)
-    return entry
-
-
-def _fetch(session: requests.Session, url: str, part: Path, task: TaskSpec, report: Callable[[str], None]) -> None:
-    """Bring ``part`` to its full size, over as many connections as it takes."""
-    vain = 0
-    while True:
-        before = _size(part)
+    def obtain(self, url: str, target: Path) -> File:
+        if target.exists():
+            return self._describe(target, target.name)
+        if not url:
+            raise DataError(
+                f"{target}: no such file, and no address to fetch it from; copy it there, or {self._mirror}"
+            )
+        part = target.with_name(f"{target.name}.part")
+        self._bring(url, part)
         try:
-            return _transfer(session, url, part, task, report)
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            vain = 1 if _size(part) > before else vain + 1
-            if vain == ATTEMPTS:
-                raise DataError(
-                    f"{url}: cannot be fetched ({_root(error)}); {_size(part)} bytes are kept. Compute nodes often "
-                    f"have no internet: copy the file to {part.with_suffix('')} or, on a login node, "
-                    f"{how_to_prepare(task)}"
-                ) from None
-            report(f"{url}: {_root(error)}; trying again")
-            time.sleep(FIRST_PAUSE * 2 ** (vain - 1))
-        except requests.RequestException as error:
-            raise DataError(f"{url}: cannot be fetched ({error}); {_elsewhere(part, task)}") from None
+            entry = self._describe(part, target.name)
+        except DamagedError as error:
+            part.unlink()
+            raise DataError(f"{url}: no dataset came, deleted ({error}); {self._elsewhere(part)}") from None
+        move_into_place(part, target)
+        _version_of(part).unlink(missing_ok=True)
+        return entry
+
+    def _describe(self, file: Path, name: str) -> File:
+        return describe(file, name, len(self.suite.read_transitions(file, self.task).terminals))
+
+    def _bring(self, url: str, part: Path) -> None:
+        """Bring ``part`` to its full size, over as many connections as it takes."""
+        vain = 0
+        while True:
+            before = _size(part)
+            try:
+                return self._transfer(url, part)
+            except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+                vain = 1 if _size(part) > before else vain + 1
+                if vain == ATTEMPTS:
+                    raise DataError(
+                        f"{url}: cannot be fetched ({_root(error)}); {_size(part)} bytes are kept. Compute nodes often "
+                        "have no internet: set HTTPS_PROXY if there is a proxy, copy the file to "
+                        f"{part.with_suffix('')} or, on a login node, {how_to_prepare(self.task)}"
+                    ) from None
+                log.info(f"{url}: {_root(error)}; trying again")
+                time.sleep(FIRST_PAUSE * 2 ** (vain - 1))
+            except requests.RequestException as error:
+                raise DataError(f"{url}: cannot be fetched ({_line(error)}); {self._elsewhere(part)}") from None
+
+    def _transfer(self, url: str, part: Path) -> None:
+        """One connection: continue ``part`` if the server still has the same version of the file, or start it over."""
+        version = _version_of(part)
+        done = _size(part) if version.exists() else 0
+        headers = {"Range": f"bytes={done}-", "If-Range": read_text(version)} if done else {}
+        with self.session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
+            if response.status_code == requests.codes.not_found:
+                raise DataError(f"{url}: no such file on the server (404); {self._elsewhere(part)}")
+            if response.status_code >= 500:
+                raise requests.ConnectionError(f"status {response.status_code}")
+            total = _total_size(response)
+            # A range that begins at the end: the last call stopped between the last byte and the new name.
+            if response.status_code != requests.codes.requested_range_not_satisfiable:
+                response.raise_for_status()
+                if response.headers.get("Content-Type", "").startswith("text/html"):
+                    raise DataError(
+                        f"{url}: the server sent a web page instead of the file (from {response.url}: a login, a proxy "
+                        f"or a moved file?); {self._elsewhere(part)}"
+                    )
+                if response.status_code != requests.codes.partial_content:
+                    done = 0
+                    _note_version(version, response)
+                with naming(part), part.open("ab" if done else "wb") as stream:
+                    for chunk in response.iter_content(CHUNK):
+                        done += stream.write(chunk)
+                        if total and done * 10 // total > (done - len(chunk)) * 10 // total:
+                            log.info(f"{url}: {done * 100 // total} % of {total / 1e6:.1f} MB")
+        if total is not None and done != total:
+            part.unlink(missing_ok=True)
+            raise DataError(
+                f"{url}: {done} bytes came, but the server says {total}; they were deleted, {how_to_prepare(self.task)}"
+            )
+
+    def _elsewhere(self, part: Path) -> str:
+        return f"{self._mirror}, or copy the file to {part.with_suffix('')}"
+
+    @property
+    def _mirror(self) -> str:
+        return f"name a mirror by {self.suite.mirror}"
 
 
-def _transfer(session: requests.Session, url: str, part: Path, task: TaskSpec, report: Callable[[str], None]) -> None:
-    """One connection: continue ``part``, or start it over where the server cannot."""
-    done = _size(part)
-    headers = {"Range": f"bytes={done}-"} if done else {}
-    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        total = _total_size(response)
-        if response.status_code == requests.codes.not_found:
-            raise DataError(f"{url}: no such file on the server (404); {_elsewhere(part, task)}")
-        if response.status_code >= 500:
-            raise requests.ConnectionError(f"status {response.status_code}")
-        # A range that begins at the end: the last call stopped between the last byte and the new name.
-        if response.status_code != requests.codes.requested_range_not_satisfiable:
-            response.raise_for_status()
-            if response.status_code != requests.codes.partial_content:
-                done = 0
-            with part.open("ab" if done else "wb") as stream:
-                for chunk in response.iter_content(CHUNK):
-                    done += stream.write(chunk)
-                    if total and done * 10 // total > (done - len(chunk)) * 10 // total:
-                        report(f"{url}: {done * 100 // total} % of {total / 1e6:.1f} MB")
-    if total is not None and done != total:
-        raise DataError(f"{part}: {done} bytes, but {url} has {total}; delete it and try again")
+def _version_of(part: Path) -> Path:
+    """The file that says which version of the published file ``part`` is the beginning of."""
+    return part.with_name(f"{part.name}.version")
 
 
-def _elsewhere(part: Path, task: TaskSpec) -> str:
-    return f"{_mirror(task)}, or copy the file to {part.with_suffix('')}"
-
-
-def _mirror(task: TaskSpec) -> str:
-    return f"name a mirror by {MIRRORS[task.suite]}"
+def _note_version(file: Path, response: requests.Response) -> None:
+    """Keep what ``If-Range`` compares: the strong ETag, or else the date. Without either nothing is continued."""
+    version = response.headers.get("ETag", "")
+    if not version or version.startswith("W/"):
+        version = response.headers.get("Last-Modified", "")
+    if version:
+        write_atomically(file, version)
+    else:
+        file.unlink(missing_ok=True)
 
 
 def _total_size(response: requests.Response) -> int | None:
-    """Bytes of the whole file, where the server says."""
+    """Bytes of the whole file, if the server says."""
     _, _, total = response.headers.get("Content-Range", "").rpartition("/")
     if response.status_code == requests.codes.ok:
         total = response.headers.get("Content-Length", "")
     return int(total) if total.isdigit() else None
 
 
-def _root(error: BaseException) -> BaseException:
+def _root(error: BaseException) -> str:
     """The first cause: `Connection refused`, without the four layers of library around it."""
     while error.__context__ is not None:
         error = error.__context__
-    return error
+    return _line(error)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())
 
 
 def _size(file: Path) -> int:

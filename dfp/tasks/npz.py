@@ -1,7 +1,7 @@
 """npz files with the rows of several episodes: what they share, whoever wrote them.
 
 The last row of an episode is the state after its last transition and has no successor: 1,001 rows are 1,000
-transitions.
+transitions. Of the last row's other columns only ``terminals`` is used.
 """
 
 from __future__ import annotations
@@ -9,32 +9,65 @@ from __future__ import annotations
 import contextlib
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from dfp.spec import TaskSpec
-from dfp.tasks import Dataset
-from dfp.tasks.dataset import DataError, how_to_prepare
+from dfp.tasks.columns import actions as checked_actions
+from dfp.tasks.columns import flags, numbers
+from dfp.tasks.interface import DamagedError, DataError, Dataset
+from dfp.tasks.manifest import how_to_prepare
 
 
 @contextlib.contextmanager
 def reading(file: Path, task: TaskSpec) -> Iterator[np.lib.npyio.NpzFile]:
-    """The open file. Raises ``DataError`` where it, or a column read from it, is damaged."""
+    """The open file. Raises ``DamagedError`` if it, or a column read from it, is damaged."""
     try:
         with zipfile.ZipFile(file), np.load(file, allow_pickle=False) as archive:  # np.load reads more than archives
             yield archive
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError) as error:
-        raise DataError(f"{file}: not a whole npz file ({error}); delete it, then {how_to_prepare(task)}") from None
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())
+        raise DamagedError(f"{file}: not a whole npz file ({reason}); delete it, then {how_to_prepare(task)}") from None
+
+
+# What zipfile and NumPy raise, by what is damaged; a header may also announce more memory than there is.
+_DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError, MemoryError)
+
+
+def read_episodes(
+    file: Path,
+    task: TaskSpec,
+    shrink: Callable[[np.ndarray], np.ndarray] = lambda actions: actions,
+    allowed: str = "-1 to 1",
+) -> Dataset:
+    """The transitions of a file with the columns of ``dfp/tasks/gym/files.py``.
+
+    Args:
+      shrink: maps recorded actions, [R, A], onto [-1, 1].
+      allowed: the range of recorded actions, as an error names it.
+
+    Raises:
+      DataError: the file is damaged, or a column is missing, has another shape, or holds what it must not.
+    """
+    with reading(file, task) as archive:
+        last_rows = episode_ends(file, archive)
+        rows = int(last_rows[-1]) + 1
+        rewards = without(column_of(file, archive, "rewards", (rows,)), last_rows)
+        masks = column_of(file, archive, "masks", (rows,))
+        masks[last_rows] = 1
+        flags(f"{file}: 'masks'", masks)
+        masks = without(masks, last_rows)
+        actions = actions_of(file, archive, task, last_rows, shrink, allowed)
+        observations = column_of(file, archive, "observations", (rows, task.observation_size))
+    return transitions(observations, actions, rewards, masks, last_rows)
 
 
 def episode_ends(file: Path, archive: np.lib.npyio.NpzFile) -> np.ndarray:
-    """Indices of the last row of each episode, [E]. Raises ``DataError`` where ``terminals`` do not say."""
-    terminals = column_of(file, archive, "terminals", None)
-    if not np.isin(terminals, (0, 1)).all():
-        raise DataError(f"{file}: 'terminals' holds other values than 0 and 1")
-    if terminals.ndim != 1 or len(terminals) == 0 or not terminals[-1]:
+    """Indices of the last row of each episode, [E]. Raises ``DataError`` if ``terminals`` does not say."""
+    terminals = flags(f"{file}: 'terminals'", _stored(file, archive, "terminals"))
+    if len(terminals) == 0 or not terminals[-1]:
         raise DataError(f"{file}: 'terminals' does not end with the end of an episode")
     ends = np.flatnonzero(terminals)
     lengths = np.diff(ends, prepend=-1)
@@ -43,25 +76,32 @@ def episode_ends(file: Path, archive: np.lib.npyio.NpzFile) -> np.ndarray:
     return ends
 
 
-def column_of(file: Path, archive: np.lib.npyio.NpzFile, name: str, shape: tuple[int, ...] | None) -> np.ndarray:
-    """A column as stored; floating-point ones as float32. ``shape`` None: whatever it has.
+def column_of(file: Path, archive: np.lib.npyio.NpzFile, name: str, shape: tuple[int | None, ...]) -> np.ndarray:
+    """A column in float32. Raises ``DataError`` if it is missing, or as :func:`dfp.tasks.columns.numbers`."""
+    return numbers(f"{file}: '{name}'", _stored(file, archive, name), shape)
 
-    Raises:
-      DataError: it is missing, has another shape, or holds no numbers, NaN or infinity.
-    """
+
+def actions_of(
+    file: Path,
+    archive: np.lib.npyio.NpzFile,
+    task: TaskSpec,
+    last_rows: np.ndarray,
+    shrink: Callable[[np.ndarray], np.ndarray] = lambda actions: actions,
+    allowed: str = "-1 to 1",
+) -> np.ndarray:
+    """Actions of all rows, [R, A] float32 in (-1, 1), 0 in the last rows. Arguments as of :func:`read_episodes`."""
+    actions = shrink(column_of(file, archive, "actions", (int(last_rows[-1]) + 1, task.action_size)))
+    actions[last_rows] = 0
+    return checked_actions(f"{file}: 'actions'", actions.astype(np.float32, copy=False), allowed)
+
+
+def _stored(file: Path, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     if name not in archive.files:
         raise DataError(f"{file}: '{name}' is missing; found: {', '.join(archive.files)}")
     column = archive[name]
-    if shape is not None and column.shape != shape:
-        raise DataError(f"{file}: '{name}' has shape {column.shape}, wanted {shape}")
-    if column.dtype.kind not in "biuf":
-        raise DataError(f"{file}: '{name}' has type {column.dtype}, wanted numbers")
-    if column.dtype.kind != "f" or column.size == 0:
-        return column
-    if not (np.isfinite(column.min()) and np.isfinite(column.max())):  # NaN passes through; no wide temporary
-        row = np.flatnonzero(~np.isfinite(column).all(axis=tuple(range(1, column.ndim))))[0]
-        raise DataError(f"{file}: '{name}' holds NaN or infinity, first in row {row}")
-    return column.astype(np.float32, copy=False)
+    if not isinstance(column, np.ndarray):  # NumPy hands over the bytes of a member that is no array
+        raise DamagedError(f"{file}: '{name}' is no NumPy array; delete the file and prepare it again")
+    return column
 
 
 def without(column: np.ndarray, dropped: np.ndarray) -> np.ndarray:

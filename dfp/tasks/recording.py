@@ -1,11 +1,12 @@
-"""Recording episodes in several processes, taken up where it was interrupted.
+"""Recording episodes in several processes, continued where it was interrupted.
 
-A finished episode is a file of its own, in ``parts/``, until the file of the dataset that it belongs to is complete.
+A finished episode is a separate file in ``parts/``, until the file of the dataset that it belongs to is complete.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import multiprocessing
 import os
 import shutil
@@ -17,7 +18,10 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-from dfp.tasks.dataset import DataError, replacing
+from dfp.files import replacing
+from dfp.tasks.interface import DataError
+
+log = logging.getLogger("dfp")
 
 Record = Callable[[int, Path], None]
 Join = Callable[[list[Path], Path], None]
@@ -29,15 +33,13 @@ def record_files(
     record: Record,
     join: Join,
     processes: int,
-    report: Callable[[str], None],
 ) -> None:
     """Make what is missing in ``folder`` of ``files``: names, and the numbers of the episodes in each.
 
     Args:
-      record: writes the episode of a number to a path, in a process of its own: it and what it holds are pickled.
+      record: writes the episode of a number to a path, in a separate process: it and what it holds are pickled.
       join: writes one file of several episodes' files, here.
       processes: at once (>= 1). No episode may depend on it.
-      report: called with one line of progress at a time.
 
     Raises:
       DataError: a recording process died.
@@ -50,7 +52,7 @@ def record_files(
         with ProcessPoolExecutor(min(processes, sum(map(len, files.values()))), spawn, _obey_parent) as pool:
             for name, episodes in files.items():
                 if not (folder / name).exists():
-                    _record_file(folder / name, {parts / f"{k:06d}": k for k in episodes}, record, join, pool, report)
+                    _record_file(folder / name, {parts / f"{k:06d}": k for k in episodes}, record, join, pool)
     except BrokenProcessPool:
         raise DataError(
             f"{folder}: a recording process died (out of memory?); finished episodes are kept, run it again"
@@ -58,15 +60,13 @@ def record_files(
     shutil.rmtree(parts)
 
 
-def _record_file(
-    file: Path, parts: dict[Path, int], record: Record, join: Join, pool: Executor, report: Callable[[str], None]
-) -> None:
+def _record_file(file: Path, parts: dict[Path, int], record: Record, join: Join, pool: Executor) -> None:
     """Record the episodes that are missing among ``parts``, and make one file of all."""
     missing = [part for part in parts if not part.exists()]
     recordings = pool.map(functools.partial(_record_part, record), [parts[part] for part in missing], missing)
     for done, _ in enumerate(recordings, len(parts) - len(missing) + 1):
         if done * 10 // len(parts) > (done - 1) * 10 // len(parts):
-            report(f"{file}: {done} of {len(parts)} episodes")
+            log.info(f"{file}: {done} of {len(parts)} episodes")
     with replacing(file) as temporary:
         join(list(parts), temporary)
     for part in parts:

@@ -8,49 +8,35 @@ simulator is.
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
-from typing import Any, Protocol, Self
+from collections.abc import Callable
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from dfp.spec import ConfigError, TaskSpec
-from dfp.tasks import Environment, make_environment
+from dfp.tasks.interface import Environment
 
 CONTEXTS = {"egl": "libegl1", "osmesa": "libosmesa6"}  # in the order of their speed; Debian's package that brings each
-SIGHTS = {  # by suite: where a free camera looks [m], from how far [m], azimuth and elevation [degrees]
-    "ogbench": ((0.40, 0.0, 0.16), 1.15, 180.0, -32.0),
-    "robomimic": ((-0.05, 0.02, 0.95), 1.5, 155.0, -26.0),
-}
 SIZE = (480, 480)  # pixels, width and height
 DEFAULT_RATE = 20.0  # frames per second; OGBench and Robomimic are controlled at 20 Hz
-
-
-class View(Protocol):
-    """An environment and a camera that looks at it."""
-
-    rate: float  # steps per second of the world shown
-
-    @property
-    def environment(self) -> Environment: ...
-
-    def frame(self) -> np.ndarray:
-        """What is to be seen now, ``[height, width, 3]`` uint8."""
-        ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
 
 
 def choose_context() -> str:
     """Set ``MUJOCO_GL`` to the first context that can be made here, and return it. A value that is set stays.
 
     Raises:
-      ConfigError: none can.
+      ConfigError: none can, or the one that is set cannot.
     """
     if chosen := os.environ.get("MUJOCO_GL"):
+        if not _works(chosen):
+            raise ConfigError(
+                f"MUJOCO_GL is '{chosen}', and no OpenGL context can be made with it here; unset it, or set one of "
+                f"{', '.join(CONTEXTS)} (packages: {', '.join(CONTEXTS.values())})"
+            )
         return chosen
     for context in CONTEXTS:
         if _works(context):
@@ -63,8 +49,26 @@ def choose_context() -> str:
     )
 
 
+def simulator_module(name: str) -> Any:
+    """Import a module that imports MuJoCo, whatever ``MUJOCO_GL`` says: only what draws needs the context it names.
+
+    MuJoCo fails to import if the name is unknown or its library is missing. It is then imported without a context, and
+    so it is in the processes that this one starts.
+
+    MuJoCo and dm_control write ``PYOPENGL_PLATFORM`` from ``MUJOCO_GL`` at their import. A process inherits it from the
+    one that started it, and dm_control refuses to be imported if the two disagree: ``MUJOCO_GL`` decides.
+    """
+    if os.environ.get("PYOPENGL_PLATFORM") != os.environ.get("MUJOCO_GL"):
+        os.environ.pop("PYOPENGL_PLATFORM", None)
+    try:
+        importlib.import_module("mujoco")
+    except (ImportError, RuntimeError, AttributeError):  # an unknown name, a library that is not there
+        os.environ["MUJOCO_GL"] = "disable"
+    return importlib.import_module(name)
+
+
 def _works(context: str) -> bool:
-    """Whether a context can be made, tried in a process of its own: a library that is there need not have a display."""
+    """Whether a context can be made, tried in a separate process: an installed library does not imply a display."""
     script = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current()"
     surroundings = {**os.environ, "MUJOCO_GL": context}
     surroundings.pop("PYOPENGL_PLATFORM", None)
@@ -76,57 +80,62 @@ def _works(context: str) -> bool:
     return done.returncode == 0
 
 
-def open_view(task: TaskSpec, camera: str | None = None, size: tuple[int, int] | None = None) -> View:
-    """A fresh environment of ``task`` and a camera.
+class Sight(NamedTuple):
+    """The place of a free camera."""
 
-    Args:
-      camera: by its name in the simulator's model; None: a free one with robot and objects in sight.
-      size: width and height in pixels; None: :data:`SIZE`. Of suite ``gymnasium`` both are the environment's own.
-
-    Raises:
-      ConfigError: as :func:`dfp.tasks.make_environment`; there is no such camera, or the environment draws no frames.
-    """
-    if task.suite == "gymnasium":
-        if camera is not None or size is not None:
-            raise ConfigError(f"task '{task.key}': camera and size are its environment's own, of suite 'gymnasium'")
-        return _OwnView(task)
-    return _MuJoCoView(task, camera, size or SIZE)
+    lookat: tuple[float, float, float]  # metres
+    distance: float  # metres, from there
+    azimuth: float  # degrees
+    elevation: float  # degrees
 
 
-class _MuJoCoView:
+class MuJoCoView:
     """MuJoCo's renderer, beside an environment that knows nothing of it."""
 
     rate = DEFAULT_RATE
 
-    def __init__(self, task: TaskSpec, camera: str | None, size: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        task: TaskSpec,
+        environment: Environment,
+        scene: Callable[[], tuple[Any, Any]],
+        sight: Sight,
+        camera: str | None,
+        size: tuple[int, int] | None,
+        hidden: int | None = None,
+    ) -> None:
+        """
+        Args:
+          environment: closed with the view.
+          scene: MuJoCo's model and data, as they are now.
+          sight: of the free camera that looks if ``camera`` is None.
+          camera: by its name in the model.
+          size: width and height in pixels; None: :data:`SIZE`.
+          hidden: the group of shapes that are not drawn.
+
+        Raises:
+          ConfigError: there is no such camera.
+        """
         import mujoco
 
-        self.environment = make_environment(task)
-        self._task, self._size = task, size
+        self.environment = environment
+        self._scene, self._size = scene, size or SIZE
         self._option = mujoco.MjvOption()
-        self._option.geomgroup[0] = task.suite != "robomimic"  # what robosuite's robots collide with
+        if hidden is not None:
+            self._option.geomgroup[hidden] = False
         self._drawn: tuple[Any, Any] | None = None  # a model, and its renderer
-        cameras = [self._parts[0].camera(index).name for index in range(self._parts[0].ncam)]
+        model, _ = scene()
+        cameras = [model.camera(index).name for index in range(model.ncam)]
         self._camera: Any = camera
         if camera is None:
             self._camera = mujoco.MjvCamera()
-            self._camera.lookat[:], self._camera.distance, self._camera.azimuth, self._camera.elevation = SIGHTS[
-                task.suite
-            ]
+            self._camera.lookat[:], self._camera.distance, self._camera.azimuth, self._camera.elevation = sight
         elif camera not in cameras:
             self.environment.close()
             raise ConfigError(f"task '{task.key}': no camera '{camera}'; allowed: {', '.join(cameras)}")
 
-    @property
-    def _parts(self) -> tuple[Any, Any]:
-        """Model and data, as they are now: robosuite makes others."""
-        simulator: Any = self.environment.simulator
-        if self._task.suite == "robomimic":
-            return simulator.sim.model._model, simulator.sim.data._data
-        return simulator.unwrapped.model, simulator.unwrapped.data
-
     def frame(self) -> np.ndarray:
-        model, data = self._parts
+        model, data = self._scene()
         renderer = self._renderer(model)
         renderer.update_scene(data, self._camera, self._option)
         return renderer.render()
@@ -151,27 +160,4 @@ class _MuJoCoView:
 
     def __exit__(self, *_: object) -> None:
         self._close_renderer()
-        self.environment.close()
-
-
-class _OwnView:
-    """What a Gymnasium environment draws itself."""
-
-    def __init__(self, task: TaskSpec) -> None:
-        from dfp.tasks import gymnasium
-
-        self.environment = gymnasium.make_environment(task, render_mode="rgb_array")
-        self._task = task
-        self.rate = float(self.environment.simulator.metadata.get("render_fps", DEFAULT_RATE))
-
-    def frame(self) -> np.ndarray:
-        picture = self.environment.simulator.render()
-        if not isinstance(picture, np.ndarray) or picture.dtype != np.uint8 or picture.ndim != 3:
-            raise ConfigError(f"task '{self._task.key}': its environment draws no pictures in mode 'rgb_array'")
-        return picture
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
         self.environment.close()

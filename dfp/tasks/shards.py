@@ -14,22 +14,17 @@ from types import TracebackType
 import numpy as np
 
 from dfp.spec import DataSpec, TaskSpec
-from dfp.tasks import Dataset
-from dfp.tasks.dataset import (
-    DataError,
-    manifest_path,
-    read_manifest,
-    read_transitions,
-    require_recorded,
-    require_whole,
-)
+from dfp.tasks.dataset import manifest_path
+from dfp.tasks.interface import DataError, Dataset
+from dfp.tasks.manifest import read_manifest, require_recorded, require_whole
+from dfp.tasks.suites import suite_of
 
 
 class ShardReader:
     """Reads the files of a prepared dataset, in one background thread.
 
     The reader holds one file's rows at most, read or being read; with the one that the caller holds, two. A file's
-    checksum is compared when it is first read, and again only where the file has changed since.
+    checksum is compared when it is first read, and again only if the file has changed since.
     """
 
     def __init__(self, task: TaskSpec, data: DataSpec, data_dir: Path) -> None:
@@ -43,15 +38,8 @@ class ShardReader:
         self._files = read_manifest(self._path, task).files
         for entry in self._files:
             require_whole(self._path.with_name(entry.name), entry, task)
-        # What reading needs of a simulator is made here, in the caller's thread.
-        if task.suite == "ogbench":
-            from dfp.tasks import ogbench
-
-            ogbench.reward_columns(task)
-        elif task.suite == "gymnasium":
-            from dfp.tasks import gymnasium
-
-            gymnasium.action_bounds(task)
+        self._suite = suite_of(task)
+        self._suite.prepare_reading(task)
         self._verified: dict[int, tuple[int, ...]] = {}  # by shard, what the file looked like then
         self._rewards: dict[int, np.ndarray] = {}  # by shard, [N] int8: 1 MB a file, and half of the time to read it
         self._next: tuple[int, Future[Dataset]] | None = None
@@ -73,7 +61,7 @@ class ShardReader:
     def prefetch(self, shard: int) -> None:
         """Begin to read file number ``shard`` (from 0); what was prefetched before is dropped.
 
-        What is wrong with the file is raised by :meth:`read`. ``DataError`` where there is no such file.
+        What is wrong with the file is raised by :meth:`read`. ``DataError`` if there is no such file.
         """
         if not 0 <= shard < self.count:
             raise DataError(f"{self._path}: no shard {shard}; allowed: 0 to {self.count - 1}")
@@ -100,7 +88,7 @@ class ShardReader:
 
     def _drop(self) -> None:
         if self._next is not None:
-            self._next[1].cancel()  # where it is being read, its rows go when it is done: before the next ones come
+            self._next[1].cancel()  # if it is being read, its rows are freed when it is done, before the next ones come
             self._next = None
 
     def _load(self, shard: int) -> Dataset:
@@ -113,7 +101,7 @@ class ShardReader:
             require_recorded(file, entry, self._task)
             self._verified[shard] = state
             self._rewards.pop(shard, None)
-        dataset = read_transitions(file, self._task, self._rewards.get(shard))
-        if self.count > 1 and self._task.suite == "ogbench":
-            self._rewards[shard] = dataset.rewards.astype(np.int8)  # OGBench's, small whole numbers
+        dataset = self._suite.read_transitions(file, self._task, self._rewards.get(shard))
+        if self.count > 1 and self._suite.judges_rewards:
+            self._rewards[shard] = dataset.rewards.astype(np.int8)
         return dataset

@@ -1,6 +1,7 @@
 # What the rules know of the runs. Everything here is computed from the configuration, once.
 import gc
 import hashlib
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -8,11 +9,16 @@ from pathlib import Path
 # The objects of a DAG live to the end: looking for garbage among them took a tenth of a dry run.
 gc.set_threshold(200_000, 50, 100)
 
-# An environment made from environment.yml has no dfp installed.
-sys.path.insert(0, str(workflow.basedir))
+# This workflow's own folder, also when another workflow uses it as a module.
+HOME = Path(workflow.current_basedir).parents[1]
 
-from dfp.experiments import plan, run_table
-from dfp.catalogue import load_catalogue, parse_config
+# An environment made from environment.yml has no dfp installed.
+sys.path.insert(0, str(HOME))
+
+from dfp.plan.experiments import plan, programs
+from dfp.plan.results import claim, record
+from dfp.plan.run_table import run_table
+from dfp.plan.catalogue import load_catalogue, parse_config, read_yaml
 from dfp.spec import ConfigError, canonical_json
 from dfp.tasks import manifest_path
 from snakemake.exceptions import WorkflowError
@@ -23,37 +29,66 @@ SOURCE = ", ".join(map(str, workflow.configfiles)) or "config"
 shell.prefix(
     "set -euo pipefail; "
     f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH "
-    f"PYTHONPATH={shlex.quote(str(workflow.basedir))}${{{{PYTHONPATH:+:$PYTHONPATH}}}} "
-    f"WORKFLOW={shlex.quote(str(workflow.main_snakefile))}; "
+    f"PYTHONPATH={shlex.quote(str(HOME))}${{{{PYTHONPATH:+:$PYTHONPATH}}}} "
+    f"WORKFLOW={shlex.quote(str(HOME / 'Snakefile'))}; "
 )
 
-# How many runs share a GPU: a matter of the machine, so no part of a configuration, though Snakemake hands it in there.
-PACK = config.pop("pack", 1)
-if isinstance(PACK, bool) or not isinstance(PACK, int) or PACK < 1:
-    raise WorkflowError(f"--config pack={PACK}: allowed: a whole number from 1")
+
+def count_of(name):
+    """A whole number from `--config`: a matter of the machine, so no part of a configuration."""
+    count = config.pop(name, 1)
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise WorkflowError(f"--config {name}={count}: allowed: a whole number from 1")
+    return count
+
+
+# How many processes share a GPU, and how many seeds of an offline phase share a process.
+PACK = count_of("pack")
+SEEDS_PER_JOB = count_of("seeds_per_job")
+
+# The GPUs of a workstation, which a job takes one of: `--profile workstation --config gpus=0,1`. SLURM gives out its own.
+GPUS = config.pop("gpus", "")
+if isinstance(GPUS, list):
+    GPUS = ",".join(map(str, GPUS))
+ON_GPU = f"python -m dfp ops on-gpu {shlex.quote(str(GPUS))} -- " if GPUS != "" else ""
 
 try:
+    for path in workflow.configfiles:
+        read_yaml(Path(path))  # Snakemake itself lets the last of two equal keys win
     CATALOGUE = load_catalogue()
     SETTINGS = parse_config(config, SOURCE, CATALOGUE)
     PLAN = plan(SETTINGS, CATALOGUE)
+    claim(Path(SETTINGS.results_dir), [Path(path) for path in workflow.configfiles])
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-ENVIRONMENT = f"{workflow.basedir}/environment.yml"  # used only where Snakemake is told to deploy with conda
+# `--config seeds=[0]` is laid over the online tables' seeds alone.
+GIVEN = workflow.config_settings.config or {}
+if (
+    "seeds" in GIVEN
+    and "offline" not in GIVEN
+    and any(run.spec.stage == "offline" for run in PLAN.runs)
+    and SETTINGS.offline.seeds != SETTINGS.seeds
+):
+    raise WorkflowError(
+        f"--config seeds={SETTINGS.seeds}: the offline tables would still take 'offline.seeds', {SETTINGS.offline.seeds}; "
+        f"add \"offline={{seeds: {SETTINGS.seeds}}}\", or leave these tables out with 'experiments'"
+    )
+
+ENVIRONMENT = str(
+    HOME / "environment.yml"
+)  # used only where Snakemake is told to deploy with conda
 RESULTS = SETTINGS.results_dir.rstrip("/")
 DATA = Path(SETTINGS.data_dir)
-SUFFIXES = {"table": ("csv", "md", "tex"), "figure": ("png", "pdf", "csv")}
+SUFFIXES = {"table": ("csv", "md", "tex", "html"), "figure": ("png", "pdf", "csv")}
 TARGETS = [
     f"{RESULTS}/{name}.{suffix}"
     for name in SETTINGS.experiments
     for suffix in SUFFIXES[CATALOGUE.experiments[name].kind]
 ] + [f"{RESULTS}/metrics.csv"]
-# What the results amount to, and every Markdown file as a page of the report.
+# What the results amount to, and its Markdown files as pages of the report.
 FINDINGS = ["statistics", "verdict", "provenance"]
-TABLES = [
-    key for key in SETTINGS.experiments if CATALOGUE.experiments[key].kind == "table"
-]
-PAGES = [*FINDINGS, "summary", *TABLES]
+PAGES = [*FINDINGS, "summary"]
 TARGETS += [f"{RESULTS}/{name}.csv" for name in FINDINGS]
 TARGETS += [f"{RESULTS}/{name}.{kind}" for name in PAGES for kind in ("md", "html")]
 # Tasks that differ only in their goal share a dataset: any one of them can prepare it.

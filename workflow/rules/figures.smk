@@ -13,7 +13,7 @@ rule gallery:
     input:
         rules.runs.output.config,
     output:
-        directory(f"{RESULTS}/gallery"),
+        pictures=directory(f"{RESULTS}/gallery"),
     log:
         f"{RESULTS}/logs/gallery.log",
     conda:
@@ -21,8 +21,10 @@ rule gallery:
     resources:
         mem_mb=4000,
         runtime=60,
+    params:
+        results=folder_of("pictures"),
     shell:
-        "python -m dfp gallery --config {input:q} 2>&1 | tee {log:q}"
+        "python -m dfp report gallery --config {input:q} --results-dir {params.results:q} 2>&1 | tee {log:q}"
 
 
 rule figure2:
@@ -44,7 +46,7 @@ rule figure2:
     params:
         results=folder_of("png"),
     shell:
-        "python -m dfp figure 2 --results-dir {params.results:q} 2>&1 | tee {log:q}"
+        "python -m dfp report figure 2 --results-dir {params.results:q} 2>&1 | tee {log:q}"
 
 
 rule figure:
@@ -71,7 +73,7 @@ rule figure:
         has_published=has_published,
         published="" if SETTINGS.published_curves else "--no-published",
     shell:
-        "python -m dfp figure {wildcards.number} --results-dir {params.results:q} {params.published}"
+        "python -m dfp report figure {wildcards.number} --results-dir {params.results:q} {params.published}"
         " 2>&1 | tee {log:q}"
 
 
@@ -99,7 +101,7 @@ rule theory:
     params:
         results=folder_of("csv"),
     shell:
-        "JAX_PLATFORMS=cpu python -m dfp theory --results-dir {params.results:q}"
+        "JAX_PLATFORMS=cpu python -m dfp study theory --results-dir {params.results:q}"
         " 2>&1 | tee {log:q}"
 
 
@@ -147,4 +149,4 @@ rule plot:
     params:
         results=folder_of("png"),
     shell:
-        "python -m dfp plot {wildcards.study} --results-dir {params.results:q} 2>&1 | tee {log:q}"
+        "python -m dfp study plot {wildcards.study} --results-dir {params.results:q} 2>&1 | tee {log:q}"

@@ -1,7 +1,7 @@
-# What tables and figures are made from.
+# What tables and figures are made from, and what a finished workflow prints.
 import pandas
 
-from dfp.report.published import published_curves
+from dfp.report.figures.published import published_curves
 
 
 def files_of(name, runs):
@@ -44,3 +44,18 @@ def has_published(wildcards):
     ]
     columns = ["task", "method", "offline_steps", "online_steps"]
     return not published_curves(pandas.DataFrame(steps, columns=columns))[0].empty
+
+
+def what_was_made():
+    """For the end of a workflow: its table, if there is one alone, and the paths of all tables, pictures and the report."""
+    made = [
+        path for path in [*TARGETS, f"{RESULTS}/report.html"] if Path(path).exists()
+    ]
+    tables = [path for path in made if re.fullmatch(r"table\d+\.md", Path(path).name)]
+    text = Path(tables[0]).read_text(encoding="utf-8") if len(tables) == 1 else ""
+    shown = [
+        path
+        for path in made
+        if Path(path).suffix in (".png", ".html") or path in tables
+    ]
+    return "\n".join(["", *filter(None, [text]), *shown])

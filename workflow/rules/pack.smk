@@ -1,6 +1,7 @@
 # With `--config pack=K`: one job trains K runs side by side on one GPU, and `pretrain`, `finetune` and `offline` only put
-# the results under their names. The job declares a marker and no results, so that a pack with one unfinished run does not
-# lose its finished ones: Snakemake deletes what a job declares before it runs it again.
+# the results under their names. With `--config seeds_per_job=S` it is K programs, each of up to S seeds of an offline phase
+# or of one fine-tuning. The job declares a marker and no results, so that a pack with one unfinished run does not lose its
+# finished ones: Snakemake deletes what a job declares before it runs it again.
 
 
 rule pack:
@@ -45,8 +46,9 @@ rule pack:
         ),
         data_dir=str(DATA),
     shell:
-        "python -m dfp pack"
+        f"{ON_GPU}python -m dfp train pack"
         " --runs {params.runs:q}"
         " --data-dir {params.data_dir:q}"
+        f" --seeds-per-job {SEEDS_PER_JOB}"
         " --threads {threads}"
         " 2>&1 | tee {log:q}"

@@ -1,16 +1,24 @@
-# Which runs share a GPU, and what is left to their own jobs.
+# Which runs share a GPU or a program, and what is left to their own jobs.
+from dfp.plan.experiments import KINDS
+
+# Whether a run of this kind is left to a pack: side by side with others, or in one program with other seeds.
+PACKED = {
+    "pretrained": PACK > 1 or SEEDS_PER_JOB > 1,
+    "runs": PACK > 1,
+    "offline": PACK > 1 or SEEDS_PER_JOB > 1,
+}
 
 
 def _packs():
-    """Folders of the runs of each pack, by (kind, seed, number): K of one kind and seed, in the order of the tables."""
+    """Folders of the runs of each pack, by (kind, first seed, number): K programs of a kind, in the order of the tables."""
     by_wave = {}
-    for folder in PLAN.specs:
-        kind, _, _, seed = Path(folder).parts
-        by_wave.setdefault((kind, seed.removeprefix("seed")), []).append(folder)
+    for folders in programs(PLAN.specs, SEEDS_PER_JOB):
+        kind, _, _, seed = Path(folders[0]).parts
+        by_wave.setdefault((kind, seed.removeprefix("seed")), []).append(folders)
     return {
-        (*wave, str(start // PACK)): folders[start : start + PACK]
-        for wave, folders in by_wave.items()
-        for start in range(0, len(folders), PACK)
+        (*wave, str(start // PACK)): sum(groups[start : start + PACK], [])
+        for wave, groups in by_wave.items()
+        for start in range(0, len(groups), PACK)
     }
 
 
@@ -28,11 +36,11 @@ def packed_tasks(wildcards):
 
 
 def pack_of(kind):
-    """The marker of the pack that trains a run; none without packs. Its age does not matter: each run knows its spec."""
+    """The marker of the pack that trains a run, if one does. Its age does not matter: each run knows its spec."""
 
     def marker(wildcards):
         cell(wildcards)
-        if PACK == 1:
+        if not PACKED[kind]:
             return []
         folder = f"{kind}/{wildcards.task}/{wildcards.method}/seed{wildcards.seed}"
         kind_, seed, number = known(PACK_OF, folder, "run")
@@ -42,7 +50,7 @@ def pack_of(kind):
 
 
 def train(stage):
-    """The command of a run; where a pack has trained it, the job only puts the results under their names."""
-    if PACK == 1:
-        return f"python -m dfp {stage} --data-dir {{params.data_dir:q}} --threads {{threads}}"
-    return "python -m dfp recall"
+    """The command of a run. If a pack has trained the run, the job only puts the results under their names."""
+    if not PACKED[KINDS[stage]]:
+        return f"{ON_GPU}python -m dfp train {stage} --data-dir {{params.data_dir:q}} --threads {{threads}}"
+    return "python -m dfp train recall"

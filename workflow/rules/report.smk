@@ -46,7 +46,7 @@ rule statistics:
         command="statistics",
         results=folder_of("csv"),
     shell:
-        "python -m dfp {params.command} --results-dir {params.results:q} 2>&1 | tee {log:q}"
+        "python -m dfp report {params.command} --results-dir {params.results:q} 2>&1 | tee {log:q}"
 
 
 use rule statistics as verdict with:
@@ -101,12 +101,8 @@ rule page:
     output:
         html=report(
             f"{RESULTS}/{{name}}.html",
-            category=lambda wildcards: CATEGORIES.get(wildcards.name, "Tables"),
-            labels=lambda wildcards: (
-                {"table": wildcards.name.removeprefix("table"), "format": "as a page"}
-                if wildcards.name in TABLES
-                else {"content": "as a page"}
-            ),
+            category=lambda wildcards: CATEGORIES[wildcards.name],
+            labels={"content": "as a page"},
             caption="../report/page.rst",
         ),
     log:
@@ -116,20 +112,24 @@ rule page:
     conda:
         ENVIRONMENT
     shell:
-        "python -m dfp page {input.markdown:q} --to {output.html:q} > {log:q} 2>&1"
+        "python -m dfp report page {input.markdown:q} --to {output.html:q} > {log:q} 2>&1"
 
 
 rule report:
     input:
         TARGETS,
-        config=rules.runs.output.config,
     output:
         f"{RESULTS}/report.html",
     log:
         f"{RESULTS}/logs/report.log",
     conda:
         ENVIRONMENT
-    # The workflow's own report, by a second Snakemake that looks at the jobs of this one.
+    # The workflow's own report, by a second Snakemake that looks at the jobs of this one. It is given the configuration
+    # of this very run: {RESULTS}/config.json may be that of the folder from which these results were moved.
+    params:
+        config=canonical_json(SETTINGS.model_dump(mode="json")),
     shell:
-        'python -m snakemake --snakefile "$WORKFLOW" --configfile {input.config:q}'
+        "printf %s {params.config:q} > {output:q}.json"
+        ' && python -m snakemake --snakefile "$WORKFLOW" --configfile {output:q}.json'
         " --nolock --cores 1 --report {output:q} -- tables_and_figures > {log:q} 2>&1"
+        " && rm {output:q}.json"

@@ -15,9 +15,10 @@ rule runs:
     params:
         config=canonical_json(SETTINGS.model_dump(mode="json")),
         digest=run_table_digest(),
+        results=folder_of("table"),
     shell:
         "printf %s {params.config:q} > {output.config:q}"
-        " && python -m dfp runs --config {output.config:q} > {log:q} 2>&1"
+        " && python -m dfp report runs --config {output.config:q} --results-dir {params.results:q} > {log:q} 2>&1"
 
 
 rule collect:
@@ -37,7 +38,7 @@ rule collect:
     params:
         results=folder_of("metrics"),
     shell:
-        "python -m dfp collect --results-dir {params.results:q} > {log:q} 2>&1"
+        "python -m dfp report collect --results-dir {params.results:q} > {log:q} 2>&1"
 
 
 # Table 9: every method in one run, on the kind of machine that trains.
@@ -56,7 +57,7 @@ rule cost:
         mem_mb=12000,
         runtime=4 * 60,
     shell:
-        "python -m dfp cost --config {input.config:q} --output {output.table:q} --threads {threads}"
+        "python -m dfp ops cost --config {input.config:q} --output {output.table:q} --threads {threads}"
         " 2>&1 | tee {log:q}"
 
 
@@ -72,6 +73,12 @@ rule table:
         ),
         markdown=f"{RESULTS}/table{{number}}.md",
         tex=f"{RESULTS}/table{{number}}.tex",
+        html=report(
+            f"{RESULTS}/table{{number}}.html",
+            category="Tables",
+            labels={"table": "{number}", "format": "as a page"},
+            caption="../report/table-page.rst",
+        ),
     log:
         f"{RESULTS}/logs/table{{number}}.log",
     conda:
@@ -79,5 +86,5 @@ rule table:
     params:
         results=folder_of("csv"),
     shell:
-        "python -m dfp table {wildcards.number} --results-dir {params.results:q}"
+        "python -m dfp report table {wildcards.number} --results-dir {params.results:q}"
         " 2>&1 | tee {log:q}"

@@ -1,12 +1,17 @@
 # Checkpoints, progress and train.log are not declared: Snakemake would delete them before a restart. For the same reason
-# a finished run keeps its results under a second name (dfp/record.py).
+# a finished run keeps its results under a second name (dfp/runs/finished.py).
 
-if PACK > 1:
+if PACKED["pretrained"]:
 
     localrules:
         pretrain,
-        finetune,
         offline,
+
+
+if PACKED["runs"]:
+
+    localrules:
+        finetune,
 
 
 rule pretrain:
@@ -24,7 +29,7 @@ rule pretrain:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=int(PACK == 1),
+        gpu=int(not PACKED["pretrained"]),
         mem_mb=NEEDS["pretrain"]["memory"],
         runtime=NEEDS["pretrain"]["minutes"],
     params:
@@ -44,6 +49,7 @@ rule finetune:
         start=start_of,
         pack=pack_of("runs"),
     output:
+        agent=f"{RESULTS}/runs/{{task}}/{{method}}/seed{{seed}}/agent.npz",
         metrics=f"{RESULTS}/runs/{{task}}/{{method}}/seed{{seed}}/metrics.csv",
         manifest=f"{RESULTS}/runs/{{task}}/{{method}}/seed{{seed}}/manifest.json",
     log:
@@ -53,7 +59,7 @@ rule finetune:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=int(PACK == 1),
+        gpu=int(not PACKED["runs"]),
         mem_mb=NEEDS["finetune"]["memory"],
         runtime=NEEDS["finetune"]["minutes"],
     params:
@@ -85,7 +91,7 @@ rule offline:
         ENVIRONMENT
     threads: 1
     resources:
-        gpu=int(PACK == 1),
+        gpu=int(not PACKED["offline"]),
         mem_mb=NEEDS["offline"]["memory"],
         runtime=NEEDS["offline"]["minutes"],
     params:

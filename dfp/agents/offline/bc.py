@@ -1,7 +1,7 @@
-"""Behavioural cloning (BC) by a Gaussian policy of unit variance. The floor of the offline table: no values at all.
+"""Behavioural cloning (BC) by a Gaussian policy of unit variance, without a critic.
 
-The log-likelihood of such a policy is, up to a constant, minus half the squared distance to its mean, so that training
-is regression. It acts at the mean: where the data has two modes that is a point between them.
+The log-likelihood of such a policy is, up to a constant, minus half the squared distance to its mean, so training
+is regression. The policy acts at the mean, which lies between the modes if the data has two.
 """
 
 import dataclasses
@@ -9,8 +9,8 @@ import dataclasses
 import jax.numpy as jnp
 from jax import Array
 
-from dfp.agents.actor_critic import AgentState, Deterministic, Metrics, OneStepConfig, Params, per_step
-from dfp.replay import Batch
+from dfp.agents.base.actor_critic import AgentState, Deterministic, Metrics, OneStepConfig, Params, per_step
+from dfp.agents.base.batch import Batch
 
 
 class Config(OneStepConfig):
@@ -28,7 +28,7 @@ class Agent(Deterministic):
     # -- losses
 
     def critic_loss(self, critic: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        """Nothing to learn: nobody asks for a value."""
+        """Zero: BC has no critic."""
         return jnp.zeros(()), {}
 
     def actor_loss(self, actor: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
@@ -41,11 +41,3 @@ class Agent(Deterministic):
 
     def init_critic(self, key: Array) -> Params:
         return {}
-
-    # -- work
-
-    def critic_loss_work(self) -> float:
-        return 0.0
-
-    def actor_loss_work(self) -> float:
-        return self.actor_work.forward_and_backward

@@ -1,59 +1,64 @@
 """Consistency actor-critic (CAC, Ding & Jin 2024): a policy that takes noise to an action in two passes.
 
 The actor is a consistency function. It clones the data by agreement with its own average, the teacher, at the next
-lower noise level, and climbs the critic by the gradient of Q through both passes. To act it draws among many of its
-samples, the better the likelier.
+lower noise level, and climbs the critic by the gradient of Q through both passes. To act it draws one of many samples
+with probability ``softmax(Q)``.
 """
 
 import dataclasses
+import functools
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from pydantic import Field
 
-from dfp.agents.actor_critic import (
+from dfp.agents.base.actor_critic import (
     ActorCritic,
     AgentState,
     Metrics,
     OneStepConfig,
     Params,
-    Positive,
     in_blocks,
     per_step,
     take_candidates,
     td_loss,
     td_target,
 )
-from dfp.consistency import (
+from dfp.agents.base.batch import Batch
+from dfp.agents.models.consistency import (
     SIGMA_MAX,
-    ConsistencyFunction,
+    Consistency,
+    consistency_function,
     consistency_loss,
     draw_levels,
     karras_levels,
     level_weights,
     multistep,
 )
-from dfp.flops import MLPWork
-from dfp.replay import Batch
+from dfp.agents.models.networks import JointNetwork
+from dfp.spec import PositiveInt
 
 LAST_SIGMA = 2.0  # noise level of the last pass of a sample; the release's
 
 
 class Config(OneStepConfig):
-    """CAC's settings; the weight of Q stands by task in ``config/methods.yaml``."""
+    """CAC's settings; ``config/methods.yaml`` has the weight of Q by task."""
 
     name: str = "cac"
     eta: float = Field(ge=0.0, description="eta, weight of -Q / mean |Q|. No default: it is tuned for every task.")
     levels: int = Field(
         default=40, ge=2, description="Noise levels of the cloning. Here: 40, fixed; CAC's release lets 2 grow to 150."
     )
-    sampling_steps: Positive = Field(default=2, description="Passes from noise to an action. CAC's release: 2.")
+    sampling_steps: PositiveInt = Field(default=2, description="Passes from noise to an action. CAC's release: 2.")
     teacher_rate: float = Field(
         default=1e-3, gt=0.0, le=1.0, description="Rate of the teacher. CAC's release: 5e-3 at every fifth update."
     )
-    samples: Positive = Field(default=50, description="Samples when acting, of which one is drawn. CAC's release: 50.")
-    backup_samples: Positive = Field(
+    samples: PositiveInt = Field(
+        default=50, description="Samples when acting, of which one is drawn. CAC's release: 50."
+    )
+    backup_samples: PositiveInt = Field(
         default=10, description="Samples in the TD target, of which the best counts. FQL's authors, for OGBench: 10."
     )
 
@@ -63,6 +68,7 @@ class Agent(ActorCritic):
     """CAC as pure functions of an :class:`AgentState`, whose anchor is the teacher."""
 
     config: Config
+    pessimistic: ClassVar[bool] = True
 
     # -- losses
 
@@ -88,8 +94,8 @@ class Agent(ActorCritic):
         sigma, next_sigma = draw_levels(levels_key, karras_levels(self.config.levels), batch.size)
         noise = jax.random.normal(noise_key, batch.action.shape)
         weights = level_weights(sigma, next_sigma) * per_step(batch.valid, self.action_size)
-        function = self.function.at(actor, batch.observation)
-        teacher = self.function.at(state.anchor, batch.observation)
+        function = self.function(actor, batch.observation)
+        teacher = self.function(state.anchor, batch.observation)
         bc_loss = consistency_loss(function, teacher, batch.action, noise, sigma, next_sigma, weights)
 
         # Q: of the action as it would be executed, with its gradient through all passes.
@@ -104,15 +110,20 @@ class Agent(ActorCritic):
     # -- policy
 
     @property
-    def function(self) -> ConsistencyFunction:
-        return ConsistencyFunction(self.network, self.observation_size, self.chunk_size)
+    def body(self) -> JointNetwork:
+        """``F(s, c_in x, log(sigma) / 4)``: the actor body of Table 5."""
+        return self.actor_body(self.observation_size, self.chunk_size, 1)
+
+    def function(self, actor: Params, observation: Array) -> Consistency:
+        """``f(x, sigma)`` of the states ``[..., S]``."""
+        return consistency_function(functools.partial(self.body, actor, observation))
 
     @property
     def anchor_rate(self) -> float:
         return self.config.teacher_rate
 
     def init_actor(self, key: Array) -> Params:
-        return self.function.init(key)
+        return self.body.init(key)
 
     @property
     def noise_size(self) -> int:
@@ -122,13 +133,9 @@ class Agent(ActorCritic):
         """From the highest noise level to an action, in ``sampling_steps`` passes."""
         levels = jnp.linspace(SIGMA_MAX, LAST_SIGMA, self.config.sampling_steps)
         steps = noise.reshape(*noise.shape[:-1], self.config.sampling_steps, self.chunk_size)
-        return multistep(self.function.at(actor, observation), steps, levels)
+        return multistep(self.function(actor, observation), steps, levels)
 
     # -- acting
-
-    def aggregate(self, values: Array) -> Array:
-        """The ensemble's one value, ``[E, ...] -> [...]``: the minimum."""
-        return jnp.min(values, axis=0)
 
     @property
     def best_of(self) -> int:
@@ -147,24 +154,3 @@ class Agent(ActorCritic):
             return take_candidates(actions, chosen[:, None])[:, 0]
 
         return in_blocks(draw, observation, keys, count=self.best_of)
-
-    # -- work
-
-    @property
-    def actor_work(self) -> MLPWork:
-        return self.function.work
-
-    @property
-    def generate_work(self) -> float:
-        return self.config.sampling_steps * self.actor_work.forward
-
-    def critic_loss_work(self) -> float:
-        backup = self.config.backup_samples * (self.generate_work + self.critic_work.forward)
-        return backup + self.critic_work.forward_and_backward
-
-    def actor_loss_work(self) -> float:
-        cloning = self.actor_work.forward + self.actor_work.forward_and_backward
-        climbing = self.config.sampling_steps * self.actor_work.forward_and_backward
-        # Passes after the first also hand the gradient on to the D coordinates of the noisy action.
-        point = self.chunk_size / (self.observation_size + self.chunk_size + 1) * self.actor_work.first
-        return cloning + climbing + (self.config.sampling_steps - 1) * point + self.action_gradient_work

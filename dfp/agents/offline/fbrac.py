@@ -1,7 +1,7 @@
 """FBRAC (Park et al. 2025): behaviour-regularised actor-critic with a flow policy, the flow's Diffusion-QL.
 
 The flow clones the data and climbs the critic at once: the gradient of Q reaches the velocity field through all the
-Euler steps that made the action. FQL exists to avoid just that, and shares the rest.
+Euler steps that made the action. FQL avoids this gradient and shares the rest.
 """
 
 import dataclasses
@@ -11,13 +11,13 @@ import jax.numpy as jnp
 from jax import Array
 from pydantic import Field
 
-from dfp.agents.actor_critic import AgentState, Metrics, OneStepConfig, Params
-from dfp.agents.flow_policy import FlowPolicy, FlowPolicyConfig
-from dfp.replay import Batch
+from dfp.agents.base.actor_critic import AgentState, Metrics, OneStepConfig, Params
+from dfp.agents.base.batch import Batch
+from dfp.agents.base.flow_policy import FlowPolicy, FlowPolicyConfig
 
 
 class Config(OneStepConfig, FlowPolicyConfig):
-    """FBRAC's settings; the weight stands by task in ``config/methods.yaml``."""
+    """FBRAC's settings; ``config/methods.yaml`` has the weight by task."""
 
     name: str = "fbrac"
     alpha: float = Field(ge=0.0, description="alpha, weight of the cloning. No default: it is tuned for every task.")
@@ -44,11 +44,3 @@ class Agent(FlowPolicy):
         q = jnp.mean(self.values(state.critic, batch.observation, actions))
 
         return self.config.alpha * bc_loss - q, {"bc_loss": bc_loss, "actor_q_mean": q}
-
-    # -- work
-
-    def actor_loss_work(self) -> float:
-        passes = (1 + self.config.flow_steps) * self.flow.work.forward_and_backward
-        # Euler steps after the first also hand the gradient on to the D coordinates of the point.
-        point = self.chunk_size / (self.observation_size + self.chunk_size + 1) * self.flow.work.first
-        return passes + (self.config.flow_steps - 1) * point + self.action_gradient_work

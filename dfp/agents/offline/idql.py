@@ -1,20 +1,22 @@
 """Implicit diffusion Q-learning (IDQL, Hansen-Estruch et al. 2023): implicit critics beside a cloned diffusion policy.
 
-The diffusion clones the data and nothing else. The critics of ``implicit_q.py`` never ask it for an action; when it
-acts, they pick among its samples. Both then are averages: the diffusion's own, and the target critics.
+The diffusion only clones the data. The critics of ``implicit_q.py`` are trained without its actions. When it acts, the
+target critics choose among samples of the average of the diffusion model.
 """
 
 import dataclasses
+import functools
 
 import jax
 from jax import Array
 from pydantic import Field
 
-from dfp.agents.actor_critic import AgentState, BestOfN, BestOfNConfig, Metrics, Params, Positive, per_step
-from dfp.agents.implicit_q import ImplicitQ, ImplicitQConfig
-from dfp.diffusion import NoisePredictor, VPSchedule, ancestral, noise_prediction_loss
-from dfp.flops import MLPWork
-from dfp.replay import Batch
+from dfp.agents.base.actor_critic import AgentState, BestOfN, BestOfNConfig, Metrics, Params, per_step
+from dfp.agents.base.batch import Batch
+from dfp.agents.base.implicit_q import ImplicitQ, ImplicitQConfig
+from dfp.agents.models.diffusion import VPSchedule, ancestral, noise_prediction_loss
+from dfp.agents.models.networks import JointNetwork, ResNet
+from dfp.spec import PositiveInt
 
 SCHEDULE = VPSchedule(beta_min=0.1, beta_max=10.0)  # IDQL's release
 
@@ -23,11 +25,11 @@ class Config(ImplicitQConfig, BestOfNConfig):
     """IDQL as in its release, but for the number of samples and the expectile."""
 
     name: str = "idql"
-    best_of: Positive = Field(
+    best_of: PositiveInt = Field(
         default=32, description="N, samples of which the best is executed. The FQL paper: 32; IDQL's release: 64."
     )
-    diffusion_steps: Positive = Field(default=5, description="T, steps between action and noise. IDQL's release: 5.")
-    blocks: Positive = Field(default=3, description="Residual blocks of the noise prediction. The IDQL paper: 3.")
+    diffusion_steps: PositiveInt = Field(default=5, description="T, steps between action and noise. IDQL's release: 5.")
+    blocks: PositiveInt = Field(default=3, description="Residual blocks of the noise prediction. The IDQL paper: 3.")
     ema_rate: float = Field(
         default=1e-3, gt=0.0, le=1.0, description="Rate of the average of the diffusion, which acts. IDQL's release."
     )
@@ -42,12 +44,12 @@ class Agent(ImplicitQ, BestOfN):
     # -- loss
 
     def actor_loss(self, actor: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        """Noise prediction on the buffer's actions, at all T steps alike; those after an episode's end do not count."""
+        """Noise prediction on the buffer's actions at one of T times. Steps after an episode's end do not count."""
         noise_key, time_key = jax.random.split(key)
         noise = jax.random.normal(noise_key, batch.action.shape)
         steps = self.config.diffusion_steps
         t = jax.random.randint(time_key, (batch.size, 1), 1, steps + 1) / steps
-        prediction = self.diffusion.at(actor, batch.observation)
+        prediction = functools.partial(self.diffusion, actor, batch.observation)
         weights = per_step(batch.valid, self.action_size)
         loss = noise_prediction_loss(prediction, SCHEDULE, batch.action, noise, t, weights)
         return loss, {"bc_loss": loss}
@@ -55,8 +57,10 @@ class Agent(ImplicitQ, BestOfN):
     # -- policy
 
     @property
-    def diffusion(self) -> NoisePredictor:
-        return NoisePredictor(self.network, self.config.blocks, self.observation_size, self.chunk_size)
+    def diffusion(self) -> JointNetwork:
+        """``eps_hat(s, a_t, t)``: IDQL's residual body on state, noisy action and raw time."""
+        body = ResNet(self.network.width, self.config.blocks, self.chunk_size)
+        return JointNetwork(body, (self.observation_size, self.chunk_size, 1))
 
     def init_actor(self, key: Array) -> Params:
         return self.diffusion.init(key)
@@ -72,20 +76,7 @@ class Agent(ImplicitQ, BestOfN):
     def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
         """T steps of DDPM, each with its own part of the noise."""
         steps = noise.reshape(*noise.shape[:-1], self.config.diffusion_steps, self.chunk_size)
-        return ancestral(self.diffusion.at(actor, observation), SCHEDULE, steps)
+        return ancestral(functools.partial(self.diffusion, actor, observation), SCHEDULE, steps)
 
     def acting(self, state: AgentState) -> tuple[Params, Params]:
         return state.anchor, state.target_critic
-
-    # -- work
-
-    @property
-    def actor_work(self) -> MLPWork:
-        return self.diffusion.work
-
-    @property
-    def generate_work(self) -> float:
-        return self.config.diffusion_steps * self.diffusion.work.forward
-
-    def actor_loss_work(self) -> float:
-        return self.diffusion.work.forward_and_backward

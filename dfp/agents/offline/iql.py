@@ -1,7 +1,7 @@
 """Implicit Q-learning (IQL, Kostrikov et al. 2022): the critics of ``implicit_q.py``, and advantage-weighted cloning.
 
-The policy is a Gaussian of unit variance, as in BC. An action of the data counts the more, the better it is than what
-the state is worth; so the policy never leaves the data, and leans to its better part.
+The policy is a Gaussian of unit variance, as in BC. The weight of an action in the data grows with
+its advantage, so the policy stays near the data and prefers its better actions.
 """
 
 import dataclasses
@@ -10,13 +10,13 @@ import jax.numpy as jnp
 from jax import Array
 from pydantic import Field
 
-from dfp.agents.actor_critic import AgentState, Deterministic, Metrics, Params, per_step
-from dfp.agents.implicit_q import ImplicitQ, ImplicitQConfig, advantage_weights
-from dfp.replay import Batch
+from dfp.agents.base.actor_critic import AgentState, Deterministic, Metrics, Params, per_step
+from dfp.agents.base.batch import Batch
+from dfp.agents.base.implicit_q import ImplicitQ, ImplicitQConfig, advantage_weights
 
 
 class Config(ImplicitQConfig):
-    """IQL as in FQL's release; what differs by task stands in ``config/methods.yaml``."""
+    """IQL as in FQL's release; ``config/methods.yaml`` has the differences by task."""
 
     name: str = "iql"
     alpha: float = Field(
@@ -39,8 +39,3 @@ class Agent(ImplicitQ, Deterministic):
         error = jnp.square(self.action(actor, batch.observation) - batch.action)
         loss = jnp.mean(weights[:, None] * per_step(batch.valid, self.action_size) * error)
         return loss, {"actor_loss": loss, "advantage_mean": jnp.mean(advantage), "weight_mean": jnp.mean(weights)}
-
-    # -- work
-
-    def actor_loss_work(self) -> float:
-        return self.advantage_work + self.actor_work.forward_and_backward

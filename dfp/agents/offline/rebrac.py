@@ -1,19 +1,22 @@
 """ReBRAC (Tarasov et al. 2023): TD3+BC with separate penalties for actor and critic, as FQL's release has it.
 
-A deterministic tanh actor is drawn to high values and, with weight ``alpha_1``, to the actions of the data. In the TD
-target the next action is that of a target actor, with noise, and pays ``alpha_2`` times its squared distance to the
-next action of the data. The actor and all targets move at every second update (TD3).
+The actor is deterministic, with a tanh. Its loss has two terms: the value, and ``alpha_1`` times the squared distance
+to the action of the data. The next action of the TD target comes from a target actor, with noise. The target
+subtracts ``alpha_2`` times the squared distance between this action and the next action of the data. The actor and
+all targets move at every second update (TD3).
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
+from jaxtyping import Float
 from pydantic import Field
 
-from dfp.agents.actor_critic import (
+from dfp.agents.base.actor_critic import (
     AgentState,
     Deterministic,
     Metrics,
@@ -23,14 +26,14 @@ from dfp.agents.actor_critic import (
     td_loss,
     td_target,
 )
-from dfp.replay import Batch
+from dfp.agents.base.batch import Batch
 
 ACTOR_EVERY = 2  # updates of the critic for one of the actor
-OUTPUT_SCALE = 0.1  # of the actor's last layer at the start, in standard deviations: far from where tanh is flat
+OUTPUT_SCALE = 0.1  # factor on the initial weights of the actor's last layer, which keeps tanh away from saturation
 
 
 class Config(OneStepConfig):
-    """ReBRAC's settings; the two weights stand by task in ``config/methods.yaml``."""
+    """ReBRAC's settings; ``config/methods.yaml`` has the two weights by task."""
 
     name: str = "rebrac"
     alpha_actor: float = Field(
@@ -50,13 +53,17 @@ class Config(OneStepConfig):
 # --------------------------------------------------------------------------- equations
 
 
-def distance(action: Array, other: Array, weights: Array) -> Array:
-    """``sum_d weights_d (a_d - a'_d)^2``: ``[B, D], [B, D], [B, D] -> [B]``."""
+def distance(
+    action: Float[Array, "B D"], other: Float[Array, "B D"], weights: Float[Array, "B D"]
+) -> Float[Array, " B"]:
+    """``sum_d weights_d (a_d - a'_d)^2``."""
     return jnp.sum(weights * jnp.square(action - other), axis=-1)
 
 
-def smoothed(action: Array, noise: Array, scale: float, bound: float) -> Array:
-    """TD3's target action, ``clip(a + clip(scale * noise, -bound, bound), -1, 1)``: ``[B, D], [B, D] -> [B, D]``."""
+def smoothed(
+    action: Float[Array, "B D"], noise: Float[Array, "B D"], scale: float, bound: float
+) -> Float[Array, "B D"]:
+    """TD3's target action, ``clip(a + clip(scale * noise, -bound, bound), -1, 1)``."""
     return jnp.clip(action + jnp.clip(scale * noise, -bound, bound), -1.0, 1.0)
 
 
@@ -68,20 +75,21 @@ class Agent(Deterministic):
     """ReBRAC as pure functions of an :class:`AgentState`, whose anchor is the target actor."""
 
     config: Config
+    pessimistic: ClassVar[bool] = True
 
     # -- losses
 
     def critic_loss(self, critic: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        """To ``y = r + gamma mask (min_e Q'_e(s', a') - alpha_2 |a' - a'_data|^2)``."""
+        """TD loss with target ``y = r + gamma mask (min_e Q'_e(s', a') - alpha_2 |a' - a'_data|^2)``."""
         assert batch.next_action is not None
         assert batch.next_valid is not None
 
-        # a': the target actor's, with noise.
+        # a': the target actor's action, with noise.
         noise = jax.random.normal(key, batch.action.shape)
         action = self.generate(state.anchor, batch.next_observation, noise)
         action = smoothed(action, noise, self.config.target_noise, self.config.target_noise_clip)
 
-        # Its penalty: none where the episode ends, for the data has no next action there.
+        # Its penalty: none if the episode ends, because the data has no next action there.
         penalty = distance(action, batch.next_action, per_step(batch.next_valid, self.action_size))
 
         next_value = self.aggregate(self.values(state.target_critic, batch.next_observation, action))
@@ -122,10 +130,6 @@ class Agent(Deterministic):
         """``pi(s)``, whatever the noise."""
         return jnp.tanh(super().generate(actor, observation, noise))
 
-    def aggregate(self, values: Array) -> Array:
-        """The ensemble's one value, ``[E, ...] -> [...]``: the minimum."""
-        return jnp.min(values, axis=0)
-
     # -- learning
 
     @property
@@ -143,13 +147,3 @@ class Agent(Deterministic):
         made = optax.tree.get(before.inner_states["critic"], "count")
         due = (made + 1) % ACTOR_EVERY == 0
         return jax.tree.map(lambda new, old: jnp.where(due, new, old), moved, held), metrics
-
-    # -- work
-
-    def critic_loss_work(self) -> float:
-        target = self.actor_work.forward + self.critic_work.forward
-        return target + self.critic_work.forward_and_backward
-
-    def actor_loss_work(self) -> float:
-        # Made at every update, kept at every second.
-        return self.actor_work.forward_and_backward + self.action_gradient_work

@@ -1,21 +1,29 @@
-"""Score regularized policy optimization (SRPO, Chen et al. 2024): a diffusion model that advises and never acts.
+"""Score regularized policy optimization (SRPO, Chen et al. 2024): a policy regularised by the score of a diffusion.
 
-A diffusion model clones the data; a deterministic policy climbs the critics of ``implicit_q.py`` and is held back by
-the diffusion's score, which points to where the data is likely. The original trains model, critics and policy one
-after the other; here all three take a step in every update.
+A diffusion model clones the data. It is never sampled from. A deterministic policy ascends the critics of
+``implicit_q.py``, and the score of the diffusion keeps its actions likely under the data. The original trains the
+model, the critics and the policy one after the other. Here all three take a step in every update.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 from pydantic import Field
 
-from dfp.agents.actor_critic import AgentState, Deterministic, Metrics, Params, Positive, per_step
-from dfp.agents.implicit_q import ImplicitQ, ImplicitQConfig
-from dfp.diffusion import NoisePredictor, VPSchedule, Weighting, noise_prediction_loss, score_regularisation
-from dfp.replay import Batch
+from dfp.agents.base.actor_critic import AgentState, Deterministic, Metrics, Params, per_step
+from dfp.agents.base.batch import Batch
+from dfp.agents.base.implicit_q import ImplicitQ, ImplicitQConfig
+from dfp.agents.models.diffusion import (
+    VPSchedule,
+    Weighting,
+    noise_prediction_loss,
+    score_regularisation,
+)
+from dfp.agents.models.networks import JointNetwork, ResNet
+from dfp.spec import PositiveInt
 
 SCHEDULE = VPSchedule(beta_min=0.1, beta_max=20.0)  # SRPO's release, as both ranges of times
 CLONING_TIMES = (1e-3, 1.0)
@@ -33,9 +41,9 @@ class Config(ImplicitQConfig):
     )
     weighting: Weighting = Field(
         default="variance",
-        description="w(t): `variance`, sigma^2, or `score`, alpha / sigma, the default of its release.",
+        description="w(t): `variance`, sigma^2, the default of SRPO's release (VDS), or `score`, alpha / sigma.",
     )
-    blocks: Positive = Field(default=3, description="Residual blocks of the noise prediction. SRPO's release: 3.")
+    blocks: PositiveInt = Field(default=3, description="Residual blocks of the noise prediction. SRPO's release: 3.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +64,7 @@ class Agent(ImplicitQ, Deterministic):
     def cloning_loss(self, behaviour: Params, batch: Batch, key: Array) -> Array:
         """Noise prediction on the buffer's actions; steps after an episode's end do not count."""
         noise, t = draw_noise(key, batch.action, CLONING_TIMES)
-        prediction = self.behaviour.at(behaviour, batch.observation)
+        prediction = functools.partial(self.behaviour, behaviour, batch.observation)
         weights = per_step(batch.valid, self.action_size)
         return noise_prediction_loss(prediction, SCHEDULE, batch.action, noise, t, weights)
 
@@ -70,7 +78,7 @@ class Agent(ImplicitQ, Deterministic):
         point = jax.lax.stop_gradient(action)
 
         # Away from where the data is unlikely.
-        behaviour = self.behaviour.at(jax.lax.stop_gradient(actor["behaviour"]), batch.observation)
+        behaviour = functools.partial(self.behaviour, jax.lax.stop_gradient(actor["behaviour"]), batch.observation)
         noise, t = draw_noise(key, point, POLICY_TIMES)
         regularisation = score_regularisation(behaviour, SCHEDULE, point, noise, t, self.config.weighting)
 
@@ -91,8 +99,10 @@ class Agent(ImplicitQ, Deterministic):
     # -- policy
 
     @property
-    def behaviour(self) -> NoisePredictor:
-        return NoisePredictor(self.network, self.config.blocks, self.observation_size, self.chunk_size)
+    def behaviour(self) -> JointNetwork:
+        """``eps_hat(s, a_t, t)``: IDQL's residual body on state, noisy action and raw time."""
+        body = ResNet(self.network.width, self.config.blocks, self.chunk_size)
+        return JointNetwork(body, (self.observation_size, self.chunk_size, 1))
 
     def init_actor(self, key: Array) -> Params:
         behaviour_key, policy_key = jax.random.split(key)
@@ -101,12 +111,6 @@ class Agent(ImplicitQ, Deterministic):
     def action(self, actor: Params, observation: Array) -> Array:
         """``mu(s)``, within (-1, 1) by a tanh."""
         return jnp.tanh(super().action(actor["policy"], observation))
-
-    # -- work
-
-    def actor_loss_work(self) -> float:
-        cloning = self.behaviour.work.forward_and_backward
-        return cloning + self.behaviour.work.forward + self.action_gradient_work + self.actor_work.forward_and_backward
 
 
 def draw_noise(key: Array, action: Array, times: tuple[float, float]) -> tuple[Array, Array]:

@@ -1,0 +1,8 @@
+"""``ops``: what runs need, take and do, beside the science."""
+
+from dfp.commands import bench, doctor, export, gpu, plan, status
+from dfp.commands.options import group
+
+app = group()
+for _part in (status, doctor, plan, bench, export, gpu):
+    app.add_typer(_part.app)

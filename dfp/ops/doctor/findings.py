@@ -1,0 +1,59 @@
+"""What a check finds, and how it is shown."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from rich.table import Table
+from rich.text import Text
+
+Level = Literal["ok", "warning", "error"]
+COLORS: dict[Level, str] = {"ok": "green", "warning": "yellow", "error": "red"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at. Only an ``ok`` needs neither a reason nor a remedy."""
+
+    check: str  # which check: versions, simulator, rendering, disk, data, device, slurm, test job
+    level: Level
+    what: str
+    why: str = ""  # why it matters
+    command: str = ""  # what to type
+
+
+class Counts(NamedTuple):
+    """How many findings there are of each kind that is not ``ok``."""
+
+    errors: int
+    warnings: int
+
+
+def count(findings: Iterable[Finding]) -> Counts:
+    levels = [finding.level for finding in findings]
+    return Counts(levels.count("error"), levels.count("warning"))
+
+
+def summary(findings: Iterable[Finding]) -> str:
+    """One line for the end."""
+    counts = count(findings)._asdict().items()
+    said = [f"{count} {name if count != 1 else name.removesuffix('s')}" for name, count in counts if count]
+    return ", ".join(said) or "everything is in order"
+
+
+def table(findings: Iterable[Finding]) -> Table:
+    """For a terminal."""
+    shown = Table("check", "", "what", "why it matters", "what to type", show_lines=True)
+    for one in findings:
+        level = Text(one.level, COLORS[one.level])
+        shown.add_row(one.check, level, Text(one.what), Text(one.why), Text(one.command, "bold"))
+    return shown
+
+
+def lines(finding: Finding) -> list[str]:
+    """For a pipe or a log: the finding, then its reason and remedy, indented."""
+    first = f"{finding.level:7} {finding.check}: {finding.what}"
+    rest = [f"        why: {finding.why}"] if finding.why else []
+    return [first, *rest, *([f"        type: {finding.command}"] if finding.command else [])]

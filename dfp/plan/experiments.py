@@ -1,0 +1,124 @@
+"""From a configuration to the list of runs: what every table and figure needs, and what may be shared.
+
+A cell of a table (task x method) with one seed is a run: a fine-tuning that starts from a pretraining, or an offline
+run (Table 7). Two methods share a pretraining when the offline phases of their specs are equal, and a variant that
+changes nothing is its method's own run. Both are computed here, not listed by hand.
+"""
+
+import fnmatch
+from typing import NamedTuple
+
+from dfp.plan.catalogue import (
+    Catalogue,
+    Config,
+    ExperimentEntry,
+    agent_for,
+    base_method,
+    experiment_entry,
+    run_spec,
+)
+from dfp.spec import ConfigError, RunSpec, Stage
+
+KINDS = {"finetune": "runs", "pretrain": "pretrained", "offline": "offline"}  # first part of a folder, by stage
+
+
+class Run(NamedTuple):
+    """One seed of a cell of a table or figure."""
+
+    experiment: str
+    task: str
+    method: str
+    seed: int
+    spec: RunSpec
+    folder: str  # relative to the results
+    pretrained: str  # likewise: the offline phase; that of an offline run is the run itself
+
+
+class Plan(NamedTuple):
+    """Every run of a configuration."""
+
+    runs: list[Run]  # one per experiment, cell and seed; a run that two experiments need appears twice
+    specs: dict[str, RunSpec]  # of every run and every pretraining, by folder
+    starts: dict[str, str]  # folder of the pretraining, by the folder of the fine-tuning that starts from it
+
+
+def folder_of(stage: str, catalogue: Catalogue, task: str, method: str, seed: int) -> str:
+    """Folder of a run of :data:`KINDS`, relative to the results.
+
+    A variant has the folder of its method if its settings are the method's own on this task. Of a pretraining the
+    settings of its phase decide, and the method's may be shared with other methods.
+    """
+    base = base_method(method)
+    own, shared = (agent_for(name, task, catalogue) for name in (method, base))
+    name = base if own == shared else method
+    if stage == "pretrain":
+        same = own.offline_phase() == shared.offline_phase()
+        name = (catalogue.methods[base].pretraining or base) if same else method
+    return f"{KINDS[stage]}/{task}/{name}/seed{seed}"
+
+
+def plan(config: Config, catalogue: Catalogue) -> Plan:
+    """The runs of every experiment of the configuration, in table order: task, method, seed."""
+    runs, specs = [], {}
+    for experiment in config.experiments:
+        entry = experiment_entry(experiment, config, catalogue)
+        tasks, seeds = _cells(entry, config) if entry.made_from in ("runs", "specs") else ([], [])
+        for task in tasks:
+            for method in entry.methods:
+                for seed in seeds:
+                    folder = folder_of(entry.stage, catalogue, task, method, seed)
+                    start = folder
+                    if entry.stage == "finetune":
+                        start = folder_of("pretrain", catalogue, task, method, seed)
+                    if folder not in specs:
+                        specs[folder] = run_spec(config, catalogue, task, method, seed, entry.stage)
+                    runs.append(Run(experiment, task, method, seed, specs[folder], folder, start))
+    starts = {run.folder: run.pretrained for run in runs if run.spec.stage == "finetune"}
+    return Plan(runs, specs | _pretrainings(runs), starts)
+
+
+def stage_of(method: str, catalogue: Catalogue) -> Stage:
+    """`offline` for a method that only tables of offline RL list, else `finetune`."""
+    stages = {entry.stage for entry in catalogue.experiments.values() if method in entry.methods}
+    return "offline" if stages == {"offline"} else "finetune"
+
+
+def programs(specs: dict[str, RunSpec], seeds_per_job: int) -> list[list[str]]:
+    """The runs of ``specs``, by folder, as the programs that train them, in order.
+
+    A program trains up to ``seeds_per_job`` offline phases that differ in their seeds alone, or one fine-tuning.
+    """
+    if seeds_per_job == 1:
+        return [[folder] for folder in specs]
+    same: dict[str, list[str]] = {}
+    for folder, spec in specs.items():
+        key = spec.model_copy(update={"seed": 0}).canonical() if spec.online is None else folder
+        same.setdefault(key, []).append(folder)
+    return [
+        folders[start : start + seeds_per_job]
+        for folders in same.values()
+        for start in range(0, len(folders), seeds_per_job)
+    ]
+
+
+def _cells(entry: ExperimentEntry, config: Config) -> tuple[list[str], list[int]]:
+    """Tasks and seeds of an experiment."""
+    source = config if entry.stage == "finetune" else config.offline
+    assert source is not None
+    tasks = [task for task in source.tasks if any(fnmatch.fnmatchcase(task, pattern) for pattern in entry.tasks)]
+    return tasks, source.seeds
+
+
+def _pretrainings(runs: list[Run]) -> dict[str, RunSpec]:
+    shared: dict[str, tuple[RunSpec, str]] = {}
+    for run in runs:
+        if run.spec.stage != "finetune":
+            continue
+        spec = run.spec.pretraining()
+        known, method = shared.setdefault(run.pretrained, (spec, run.method))
+        if known != spec:
+            raise ConfigError(
+                f"methods.yaml: '{method}' and '{run.method}' have one 'pretraining' but different offline phases "
+                f"on {run.task}; give one of them a 'pretraining' of its own"
+            )
+    return {folder: spec for folder, (spec, _) in shared.items()}

@@ -1,0 +1,101 @@
+"""``dfp run show``: the exact command of a run, every number of its spec, and where each comes from."""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel
+
+from dfp.plan.catalogue import CATALOGUE, Catalogue, MethodEntry, agent_for, load_config
+from dfp.spec import AgentConfig, ConfigError, RunSpec
+
+
+class Setting(NamedTuple):
+    """One number of a spec."""
+
+    key: str  # dotted, as in the spec
+    value: Any
+    paper: Any  # what config/config.yaml has, if that is something else; none: the same, or not set there
+    source: str  # what it is, and the table, release or choice that it comes from
+
+
+def settings(spec: RunSpec, catalogue: Catalogue) -> Iterator[Setting]:
+    """Every number of the spec, in its order."""
+    paper = load_config(CATALOGUE / "config.yaml").model_dump(mode="json") | {"agent": _nearest(spec, catalogue)}
+    overrides = dict(_overrides(spec, catalogue))
+    for key, value, source in _leaves(spec):
+        expected: Any = paper
+        for part in key.split("."):
+            expected = expected.get(part) if isinstance(expected, dict) else None
+        differs = expected is not None and json.dumps(expected) != json.dumps(value)
+        source = f"{source} Here: {overrides[key]}." if key in overrides else source
+        yield Setting(key, value, expected if differs else None, source)
+
+
+def _nearest(spec: RunSpec, catalogue: Catalogue) -> dict[str, Any]:
+    """Of the methods with this agent, the settings on this task that differ least from the run's; empty if none is."""
+
+    def distance(settings: dict[str, Any]) -> int:
+        own = spec.agent.model_dump(mode="json")
+        return sum(settings.get(key) != value for key, value in own.items())
+
+    tuned = [agent for _, agent in _tuned(spec, catalogue) if agent.name == spec.agent.name]
+    dumps = [one.model_dump(mode="json") for agent in tuned for one in (agent, agent.offline_phase())]
+    return min(dumps, key=distance, default={})
+
+
+def _tuned(spec: RunSpec, catalogue: Catalogue) -> Iterator[tuple[MethodEntry, AgentConfig]]:
+    """Every method that has settings for the run's task, with them."""
+    for key, entry in catalogue.methods.items():
+        with contextlib.suppress(ConfigError):
+            yield entry, agent_for(key, spec.task.key, catalogue)
+
+
+def _leaves(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]]:
+    for name, field in type(model).model_fields.items():
+        value = getattr(model, name)
+        key = f"{prefix}{name}"
+        if isinstance(value, BaseModel):
+            yield from _leaves(value, f"{key}.")
+        else:
+            plain = list(value) if isinstance(value, tuple) else value
+            yield key, plain, field.description or "What to run: from the configuration."
+
+
+def _overrides(spec: RunSpec, catalogue: Catalogue) -> Iterator[tuple[str, str]]:
+    """Agent settings that differ on this task, and why: of the methods whose settings are these."""
+    for entry, agent in _tuned(spec, catalogue):
+        if spec.agent not in (agent, agent.offline_phase()):
+            continue
+        for override in entry.overrides:
+            if any(fnmatch.fnmatchcase(spec.task.key, pattern) for pattern in override.tasks):
+                yield from ((name, override.source) for name in _flat(override.agent, "agent."))
+
+
+def _flat(tree: dict[str, Any], prefix: str) -> Iterator[str]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"
+
+
+def describe(spec: RunSpec, catalogue: Catalogue, pasted: str) -> str:
+    """The page that the command prints."""
+    whole = list(settings(spec, catalogue))
+    differ = [setting for setting in whole if setting.paper is not None]
+    lines = [pasted, "", f"digest {spec.digest()}", ""]
+    lines += ["Differs from the paper's configuration:" if differ else "As in the paper's configuration."]
+    lines += [f"  {one.key} = {_shown(one.value)}   [paper: {_shown(one.paper)}]" for one in differ]
+    lines += ["", "The whole:"]
+    for setting in whole:
+        lines += [f"{setting.key} = {_shown(setting.value)}", f"    {setting.source}"]
+    return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

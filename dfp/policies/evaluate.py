@@ -1,0 +1,65 @@
+"""``dfp run evaluate``: the success rate of a saved policy, outside training, on fresh episodes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy.stats import binomtest
+
+from dfp.policies.policy import Policy
+from dfp.runs.folder import Evaluation
+from dfp.training import rollout
+from dfp.training.rollout import Evaluator, episode_seed
+from dfp.training.updates import act, stream
+
+STREAM = "evaluate"  # apart from "evaluation", that of the run itself
+
+
+class Interval(NamedTuple):
+    """Of a success rate, in [0, 1]."""
+
+    low: float
+    high: float
+
+
+def wilson_interval(successes: int, episodes: int) -> Interval:
+    """Wilson's 95 % interval of a success rate (Wilson 1927), from ``successes`` in ``episodes`` (> 0)."""
+    found = binomtest(successes, episodes).proportion_ci(confidence_level=0.95, method="wilson")
+    return Interval(float(found.low), float(found.high))
+
+
+def episode_seeds(seed: int, episodes: int) -> list[int]:
+    """Reset seeds of the episodes that belong to ``seed``: the first ones are the same however many they are."""
+    return [episode_seed(seed, STREAM, episode) for episode in range(episodes)]
+
+
+def player(policy: Policy, seed: int) -> rollout.Policy:
+    """``policy`` as it acts in episodes; the noise of a chunk depends on ``seed``, episode and chunk alone."""
+    key = stream(seed, STREAM)
+
+    def chunks(observation: np.ndarray, episode: np.ndarray, chunk: np.ndarray) -> np.ndarray:
+        return np.asarray(act(policy.agent, policy.state, observation, episode, chunk, key))
+
+    return chunks
+
+
+def evaluate(policy: Policy, episodes: int, seed: int, workers: int | None = None) -> Evaluation:
+    """Run ``episodes`` (> 0) from start to end.
+
+    Args:
+      seed: picks their starts and the policy's noise (>= 0).
+      workers: processes; None: one per core. The result does not depend on them.
+    """
+    with Evaluator(policy.spec.task, episodes, workers) as evaluator:
+        return evaluator.evaluate(player(policy, seed), episode_seeds(seed, episodes))
+
+
+def summary(policy: Policy, found: Evaluation, seed: int) -> str:
+    """One line for people."""
+    low, high = wilson_interval(round(found.success_rate * found.episodes), found.episodes)
+    return (
+        f"{policy.spec.task.key}, {policy.spec.stage} step {policy.step}: success {found.success_rate:.1%}, "
+        f"95 % Wilson interval {low:.1%} to {high:.1%}, of {found.episodes} episodes (seed {seed}); "
+        f"return {found.return_mean:.1f}, length {found.length_mean:.1f}"
+    )

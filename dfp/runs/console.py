@@ -1,0 +1,156 @@
+"""What a run says: one logger, ``dfp``, to the run's ``train.log`` and to the terminal, where a bar shows the step."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.logging import RichHandler
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+LINE_S = 30.0  # seconds between progress lines
+BAR_S = 0.5
+
+log = logging.getLogger("dfp")
+
+_speaking: ContextVar[Path | None] = ContextVar("speaking", default=None)  # folder of the run whose lines these are
+
+
+@contextlib.contextmanager
+def lines_of(folder: Path) -> Iterator[None]:
+    """Of several runs in one process, the one whose lines these are: they go to the console of this run alone."""
+    token = _speaking.set(folder)
+    try:
+        yield
+    finally:
+        _speaking.reset(token)
+
+
+@contextlib.contextmanager
+def lines_on_stderr() -> Iterator[None]:
+    """Show what the logger says while a command works that is no run."""
+    handler, level = logging.StreamHandler(), log.level
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+
+
+class Console:
+    """The handlers of the logger while a run goes on, and its progress. ``total``: steps of its stage."""
+
+    def __init__(self, file: Path, title: str, total: int) -> None:
+        self._file = file
+        self._title = title
+        self._total = total
+        self._last: tuple[float, int] | None = None  # time and step of the last line
+        self._handlers: list[logging.Handler] = []
+        self._bar: Progress | None = None
+        if sys.stderr.isatty() and _speaking.get() is None:  # bars of several runs would overwrite each other
+            self._bar = Progress(
+                TextColumn(f"{title} {{task.completed}}/{{task.total}}"),
+                BarColumn(),
+                TaskProgressColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.description}"),
+                console=RichConsole(stderr=True),
+                refresh_per_second=1 / BAR_S,
+            )
+            self._task = self._bar.add_task("", total=total)
+
+    def __enter__(self) -> Console:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        stamped = logging.Formatter("%(asctime)s %(message)s", "%Y-%m-%dT%H:%M:%SZ")
+        stamped.converter = time.gmtime
+        file = _LogFile(self._file)
+        file.setFormatter(stamped)
+        if self._bar is None:
+            terminal = logging.StreamHandler()
+            terminal.setFormatter(logging.Formatter(f"{self._title}: %(message)s"))
+        else:
+            self._bar.start()
+            terminal = RichHandler(
+                console=self._bar.console, show_time=False, show_level=False, show_path=False, markup=False
+            )
+            terminal.addFilter(lambda record: not getattr(record, "on_bar", False))
+        self._handlers = [file, terminal]
+        for handler in self._handlers:
+            handler.addFilter(lambda _: _speaking.get() in (None, self._file.parent))
+            log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False  # a library that gives the root logger a handler must not print every line again
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        for handler in self._handlers:
+            log.removeHandler(handler)
+            handler.close()
+        log.propagate = not log.handlers
+
+    def progress(self, step: int, terms: dict[str, float]) -> float | None:
+        """Show the step and the terms. Returns the steps per second since the last line, when a line was due."""
+        now = time.monotonic()
+        if self._bar is not None:
+            losses = " ".join(f"{name} {value:.3g}" for name, value in terms.items() if name.endswith("loss"))
+            self._bar.update(self._task, completed=step, description=losses)
+        if self._last is None:
+            self._last = (now, step)
+            return None
+        elapsed = now - self._last[0]
+        if elapsed < LINE_S and step < self._total:
+            return None
+        rate = (step - self._last[1]) / max(elapsed, 1e-9)
+        self._last = (now, step)
+        shown = "  ".join(f"{name} {value:.4g}" for name, value in terms.items())
+        left = _clock((self._total - step) / rate) if rate else "?"
+        log.info("step %d/%d  %.1f steps/s  %s left  %s", step, self._total, rate, left, shown, extra={"on_bar": True})
+        return rate
+
+
+def _clock(seconds: float) -> str:
+    """``1:02:03``, ``2:03``."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+class _LogFile(logging.FileHandler):
+    """A log that cannot be written, on a full disk, is no reason to stop training."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """As of any file, without a word of what could not be written."""
+        with contextlib.suppress(OSError):
+            super().close()
+
+
+def table_console(highlight: bool = True) -> RichConsole:
+    """For tables. In less than 80 columns their cells vanish, so a narrower terminal breaks the lines itself."""
+    console = RichConsole(highlight=highlight)
+    console.width = max(console.width, 80 if console.is_terminal else 120)
+    return console
+
+
+def print_cases(lines: list[dict[str, Any]]) -> None:
+    """Rows with equal keys as a table, on a terminal only: elsewhere they were printed already, for programs."""
+    if not lines or not sys.stdout.isatty():
+        return
+    table = Table(*lines[0])
+    for line in lines:
+        table.add_row(*("" if value is None else str(value) for value in line.values()))
+    table_console().print(table)

@@ -1,0 +1,103 @@
+"""Whether a run is finished; and a second name for its results, which Snakemake does not know.
+
+Snakemake deletes a job's declared outputs before it runs the job again, for whatever reason. A run that is finished
+must not be trained twice for that: ``finished/`` in its folder keeps its results (hard links: no space), and
+:func:`recall` puts them back in a moment. Only for exactly the same spec, started from exactly the same pretraining;
+to train a finished run again, delete its folder.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from dfp.files import replacing, write_atomically
+from dfp.runs.checkpoint import read_stamp
+from dfp.runs.layout import FINAL_STATE, MANIFEST, METRICS, ORIGIN, RECORD, read_object
+from dfp.spec import RunSpec
+
+RESULTS = (FINAL_STATE, METRICS)
+
+
+def describe(content: bytes) -> dict[str, Any]:
+    """Size and SHA-256 of a result, for the manifest."""
+    return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def problem(folder: Path, digest: str) -> str | None:
+    """Why ``folder`` does not hold the whole results of the run with this digest; None if it does."""
+    manifest = read_object(folder / MANIFEST)
+    if manifest.get("digest") != digest:
+        return f"{folder / MANIFEST}: missing, damaged or of another spec"
+    for name in RESULTS:
+        path = folder / name
+        if not path.is_file():
+            return f"{path}: no such file"
+        results = manifest.get("results")
+        recorded = results.get(name) if isinstance(results, dict) else None
+        whole = _sha256(path) == recorded.get("sha256") if isinstance(recorded, dict) else _is_intact(path, digest)
+        if not whole:
+            return f"{path}: damaged: not the file that {MANIFEST} records"
+    return None
+
+
+def _is_intact(path: Path, digest: str) -> bool:
+    """Of a run of an earlier version, whose manifest records no checksums."""
+    if path.name == METRICS:
+        return path.read_text(encoding="utf-8", errors="replace").endswith("\n")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None and read_stamp(path)["digest"] == digest
+    except Exception:  # of a damaged file zipfile raises nearly anything
+        return False
+
+
+def keep(folder: Path, start: str | None) -> None:
+    """Record the results that are in ``folder``. ``start``: :func:`identity` of what the run started from."""
+    record = folder / RECORD
+    record.mkdir(exist_ok=True)
+    # The manifest makes the record valid: it goes first and comes last.
+    (record / MANIFEST).unlink(missing_ok=True)
+    for name in RESULTS:
+        _link(folder / name, record / name)
+    write_atomically(record / ORIGIN, json.dumps({"start": start}))
+    _link(folder / MANIFEST, record / MANIFEST)
+
+
+def recall(folder: Path, spec: RunSpec, start: str | None) -> bool:
+    """Put the results of a finished run back under their names; false if there is no record of this very run."""
+    record = folder / RECORD
+    if problem(record, spec.digest()) is not None or read_object(record / ORIGIN).get("start", "") != start:
+        return False
+    for name in (*RESULTS, MANIFEST):
+        _link(record / name, folder / name)
+    return True
+
+
+def identity(pretrained: Path | None) -> str | None:
+    """SHA-256 of the final state that a fine-tuning starts from; none without one."""
+    if pretrained is None:
+        return None
+    try:
+        return _sha256(pretrained / FINAL_STATE)
+    except OSError:
+        return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _link(source: Path, target: Path) -> None:
+    """``target`` becomes another name of ``source``, or a copy if the file system has no links."""
+    with replacing(target) as temporary:
+        temporary.unlink(missing_ok=True)
+        try:
+            temporary.hardlink_to(source)
+        except OSError:
+            shutil.copyfile(source, temporary)
+        os.utime(temporary)  # as if it had just been made: Snakemake compares ages

@@ -1,0 +1,178 @@
+"""The folder of one run: how far it is, and the files it ends with.
+
+``metrics.csv`` and ``manifest.json`` appear when the run is finished, by rename; until then ``progress.json`` holds the
+evaluations so far. :mod:`dfp.runs.layout` names all files.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import shlex
+import socket
+import subprocess
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dfp.files import csv_rows, write_atomically
+from dfp.runs import finished, numerics
+from dfp.runs.attempts import AttemptLog, read_progress
+from dfp.runs.layout import FINAL_STATE, MANIFEST, METRIC_TYPES, METRICS, PROGRESS, RUN, read_object
+from dfp.spec import ConfigError, RunSpec, parse_spec
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "ogbench", "dm_control", "gymnasium", "robosuite")
+
+
+class Evaluation(NamedTuple):
+    """Means over the episodes of one evaluation."""
+
+    success_rate: float  # in [0, 1]
+    episodes: int
+    return_mean: float  # undiscounted
+    length_mean: float  # environment steps
+
+
+class RunFolder:
+    """Files of one run. Its clock counts the seconds of this and all earlier attempts."""
+
+    def __init__(self, path: Path, spec: RunSpec) -> None:
+        self.path = path
+        self.spec = spec
+        self.rows: list[dict[str, Any]] = []
+        self.companions: set[int] = set()  # seeds whose updates were made in one program with this run's
+        self.attempts = AttemptLog(path)
+        self._earlier_s = 0.0
+        self._started = time.monotonic()
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds spent on the run, restarts included, lost work not."""
+        return self._earlier_s + time.monotonic() - self._started
+
+    def start(self, command: list[str]) -> None:
+        """``run.json``: what is being run here and by which command. The clock of this attempt begins."""
+        self._started = time.monotonic()
+        content = {"command": command, "spec": json.loads(self.spec.canonical())}
+        write_atomically(self.path / RUN, json.dumps(content, indent=1) + "\n")
+
+    def finished(self) -> bool:
+        """Whether the folder holds the whole results of exactly this spec."""
+        return finished.problem(self.path, self.spec.digest()) is None
+
+    def progress(self) -> dict[str, Any]:
+        """What a checkpoint must keep of this object."""
+        return {"rows": self.rows, "wall_s": self.wall_s, **self._company()}
+
+    def _company(self) -> dict[str, list[int]]:
+        """For the checkpoint and the manifest, since it changes rounding; nothing of a run that was always alone."""
+        return {"companions": sorted(self.companions)} if self.companions else {}
+
+    def restore(self, progress: dict[str, Any]) -> None:
+        """Continue from a checkpoint: rows after it are forgotten, they will be made again."""
+        self.rows = list(progress["rows"])
+        self._earlier_s = progress["wall_s"]
+        self.companions = set(progress.get("companions", ()))
+
+    def add_row(self, phase: str, step: int, result: Evaluation, env_steps: int) -> None:
+        """Record one evaluation. ``step`` counts from the start of the offline phase, in both phases."""
+        values = (phase, step, *result, round(self.wall_s, 3), env_steps)
+        names = ("phase", "step", *Evaluation._fields, "wall_s", "env_steps")
+        self.rows.append(dict(zip(names, values, strict=True)))
+
+    def write_progress(self, step: int, total: int, rate: float) -> None:
+        """``progress.json``: how far the run is, for people and for partial tables."""
+        content = {
+            "step": step,
+            "total": total,
+            "steps_per_s": round(rate, 3),
+            "wall_s": round(self.wall_s, 1),
+            "attempts": self.attempts.number,
+            "digest": self.spec.digest(),
+            "host": socket.gethostname(),
+            "updated": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "metrics": self.rows,
+        }
+        write_atomically(self.path / PROGRESS, json.dumps(content, indent=1))
+
+    def finish(self, device: str) -> None:
+        """Write the manifest, then the metrics that declare the run finished. The final state is there already."""
+        metrics = csv_rows(list(METRIC_TYPES), self.rows)
+        manifest = {
+            "digest": self.spec.digest(),
+            "spec": json.loads(self.spec.canonical()),
+            "versions": versions(),
+            "environment": numerics.recorded(os.environ),
+            "git_commit": git_commit(),
+            "device": device,
+            **self._company(),
+            "host": {"platform": platform.platform(), "cpus": os.cpu_count()},
+            "wall_s": round(self.wall_s, 1),
+            "spent_s": round(self.attempts.spent_s(), 1),
+            "attempts": self.attempts.number,
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "results": {
+                FINAL_STATE: finished.describe((self.path / FINAL_STATE).read_bytes()),
+                METRICS: finished.describe(metrics.encode()),
+            },
+        }
+        write_atomically(self.path / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        write_atomically(self.path / METRICS, metrics)
+
+
+def read_evaluations(folder: Path) -> list[dict[str, float]]:
+    """The evaluations of a run so far, the numbers of each by column: of ``metrics.csv`` or else ``progress.json``.
+
+    For showing a run: a row that is damaged is left out.
+    """
+    if (folder / METRICS).is_file():
+        with (folder / METRICS).open(newline="", encoding="utf-8-sig", errors="replace") as file:
+            rows: list[dict[str, Any]] = list(csv.DictReader(file.read().replace("\0", "").splitlines()))
+    else:
+        progress = read_progress(folder)
+        rows = [] if progress is None else progress.metrics
+    found = []
+    for row in rows:
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            found.append({name: float(row[name]) for name in METRIC_TYPES if name != "phase"})
+    return found
+
+
+def read_run(folder: Path) -> tuple[RunSpec, str]:
+    """The spec of a run that was started in ``folder``, and the command that started its last attempt.
+
+    Raises :class:`ConfigError` if no run was started.
+    """
+    content = read_object(folder / RUN)
+    if not isinstance(content.get("spec"), dict) or not isinstance(content.get("command"), list):
+        if not (folder / RUN).exists():
+            raise ConfigError(f"{folder}: no run was started here ({RUN} is missing)")
+        raise ConfigError(f"{folder / RUN}: damaged; run the same command again, which writes it anew")
+    return parse_spec(json.dumps(content["spec"])), shlex.join(map(str, content["command"]))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what can change a result."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def git_commit() -> str | None:
+    """The commit of the checkout this package runs from, with ``-dirty`` if it was changed; none outside git."""
+    folder = Path(__file__).parent
+    try:
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()

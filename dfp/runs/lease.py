@@ -1,0 +1,166 @@
+"""Who may write a run folder: one process at a time, and how one SLURM job hands a run over to the next.
+
+A second copy of a job is no accident on a cluster: a killed Snakemake leaves its jobs running, and the next one submits
+them again; SLURM requeues what it believes dead. So a *job* that finds a run in use asks for it, by a file. The owner
+saves, ends with exit code 75 and nothing is computed twice. An owner without a heartbeat is dead and is not asked.
+A process outside SLURM is a person who typed a command twice, and is refused.
+
+Clocks of two machines may differ by minutes. So a heartbeat is a *change* of the file, and the time between two changes
+is measured on the clock of the process that watches: nobody compares the time of a file with a clock.
+
+Not filelock or flock: they tell that a lock is held but not by whom, cannot ask the holder to leave, and hang or do
+nothing on cluster file systems that are mounted without locks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from dfp.files import naming, write_atomically
+from dfp.runs.console import log
+from dfp.runs.layout import CLAIM, LEASE, RunFolderError, read_object
+
+WATCH_S = 5.0  # between looks
+HEARTBEAT_S = 20.0
+STALE_S = 120.0  # a lease that has not changed for so long has no owner any more
+HANDOVER_S = 1800.0  # the owner may be in the middle of an evaluation
+
+
+class Watch:
+    """Sees a file change, and remembers when on this process's own clock."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._seen = _state(path)
+        self._since = time.monotonic()  # of the last change, or of the first look
+        self.changed = False  # whether it ever did
+
+    def quiet_s(self) -> float:
+        """Seconds since the file was last seen to change."""
+        if (state := _state(self._path)) != self._seen:
+            self._seen, self._since, self.changed = state, time.monotonic(), True
+        return time.monotonic() - self._since
+
+
+class Lease:
+    """Keeps a second process out of a run folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LEASE
+        self._claim = folder / CLAIM
+        self._stop = threading.Event()
+        self._owner: dict[str, Any] = {**this_process(), "since": time.time_ns()}
+        self.asked = False  # whether a later job waits for the run
+
+    def __enter__(self) -> Lease:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        begun, waits = time.monotonic(), self._owner["job"] is not None
+        watch = Watch(self._path)
+        while not self._taken():
+            quiet, owner = watch.quiet_s(), read_object(self._path)
+            if quiet >= STALE_S or _is_dead(owner):
+                self._remove()
+                continue
+            seen = f"in use by {_named(owner)}"
+            if watch.changed and (not waits or time.monotonic() - begun >= HANDOVER_S):
+                raise RunFolderError(f"{self._path}: {seen}")
+            if waits:
+                self._ask(seen)
+            elif quiet < WATCH_S:
+                log.info("%s: %s; waiting up to %.0f s for a sign of life", self._path, seen, STALE_S)
+            time.sleep(WATCH_S)
+        if read_object(self._claim).get("since") == self._owner["since"]:
+            self._claim.unlink(missing_ok=True)
+        threading.Thread(target=self._watch, args=(Watch(self._claim),), daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        if self._is_mine():
+            self._path.unlink(missing_ok=True)
+
+    def confirm(self) -> None:
+        """Before anything is written that an owner alone may write; :class:`RunFolderError` if another owns the run."""
+        if not self._is_mine():
+            raise RunFolderError(f"{self._path}: was taken over by {_named(read_object(self._path))}")
+
+    def _is_mine(self) -> bool:
+        return read_object(self._path).get("since") == self._owner["since"]
+
+    def _taken(self) -> bool:
+        try:
+            descriptor = os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
+        except FileExistsError:
+            return False
+        try:
+            with naming(self._path), os.fdopen(descriptor, "w") as file:
+                json.dump(self._owner, file)
+        except OSError:  # a full disk: half a lease would keep everybody out
+            self._path.unlink()
+            raise
+        return True
+
+    def _remove(self) -> None:
+        """By rename, so that of two processes that find a stale lease only one removes it."""
+        grave = self._path.with_name(f".lease.{os.getpid()}")
+        try:
+            self._path.rename(grave)
+        except FileNotFoundError:
+            return
+        grave.unlink()
+
+    def _ask(self, seen: str) -> None:
+        """Say, again and again, that this job wants the run. Of several that ask the latest gets it."""
+        claim = read_object(self._claim)
+        since = claim.get("since")
+        if isinstance(since, int) and since > self._owner["since"]:
+            raise RunFolderError(f"{self._path}: {seen}, and {_named(claim)} waits for it")
+        write_atomically(self._claim, json.dumps(self._owner))
+
+    def _watch(self, claim: Watch) -> None:
+        """Renew the lease; see who asks. A claim that nobody renews is no claim."""
+        beat = time.monotonic()
+        while not self._stop.wait(WATCH_S):
+            self.asked = claim.quiet_s() < 4 * WATCH_S and claim.changed and self._claim.exists()
+            if time.monotonic() - beat >= HEARTBEAT_S and self._is_mine():
+                os.utime(self._path)
+                beat = time.monotonic()
+
+
+def this_process() -> dict[str, str | int | None]:
+    """Who writes: ``host``, ``pid`` and SLURM ``job`` (none outside SLURM)."""
+    return {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
+
+
+def _state(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
+def _named(owner: dict[str, Any]) -> str:
+    if not owner:
+        return "an unknown process (the file is damaged)"
+    return f"process {owner.get('pid')} on {owner.get('host')}, job {owner.get('job')}"
+
+
+def _is_dead(owner: dict[str, Any]) -> bool:
+    """Whether the owner is a process of this host that is gone. Of another host nobody can tell."""
+    pid = owner.get("pid")
+    if owner.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
+        return False
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:
+        return False
+    return False

@@ -1,0 +1,48 @@
+"""Environment variables that change numbers under the same spec: those that must hold, and those that are recorded.
+
+Looked at before JAX is imported, which reads them then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dfp.errors import ConfigError
+
+_FALSE = ("0", "false", "f", "n", "no", "off")
+_TRUE = ("1", "true", "t", "y", "yes", "on")
+
+# What each may say, in lower case; the first is what holds if it is not set. Empty is not set.
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "JAX_ENABLE_X64": _FALSE,
+    "JAX_DEFAULT_MATMUL_PRECISION": ("default",),
+    "JAX_DEFAULT_PRNG_IMPL": ("threefry2x32",),
+    "JAX_THREEFRY_PARTITIONABLE": _TRUE,
+    "JAX_RANDOM_SEED_OFFSET": ("0",),
+    "JAX_NUMPY_DTYPE_PROMOTION": ("standard",),
+    "JAX_DISABLE_JIT": _FALSE,
+}
+# Flags of XLA_FLAGS that must be off if they are named: fast mathematics.
+REFUSED_FLAGS = ("xla_cpu_enable_fast_math", "xla_cpu_enable_fast_min_max", "xla_gpu_enable_fast_min_max")
+RECORDED = (
+    "XLA_FLAGS", "JAX_PLATFORMS", "NVIDIA_TF32_OVERRIDE", "TF_CUDNN_DETERMINISTIC", "OMP_NUM_THREADS", "JAX_DEBUG_NANS",
+)  # fmt: skip
+
+
+def require(environment: Mapping[str, str]) -> None:
+    """Raises :class:`ConfigError` naming the first variable that would change results without a trace in the spec."""
+    for name, allowed in REQUIRED.items():
+        value = environment.get(name, "")
+        if value and value.lower() not in allowed:
+            raise ConfigError(
+                f"{name}={value}: changes the numbers of a run; allowed: {allowed[0]}; type: unset {name}"
+            )
+    for flag in environment.get("XLA_FLAGS", "").split():
+        name, _, value = flag.removeprefix("--").partition("=")
+        if name in REFUSED_FLAGS and value.lower() not in _FALSE:
+            raise ConfigError(f"XLA_FLAGS: {flag}: changes the numbers of a run; allowed: --{name}=false; take it out")
+
+
+def recorded(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables that are set and may change rounding or speed, for a run's manifest."""
+    return {name: environment[name] for name in RECORDED if environment.get(name)}

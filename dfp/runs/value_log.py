@@ -1,0 +1,114 @@
+"""``train.csv``: everything that training measures, a row per value: the terms of the losses and the evaluations.
+
+Append-only. A restart cuts the rows that came after its checkpoint, and they are made again, the same but for their
+time. So the file is a function of the spec: a term is the mean over the updates since the row before, and the steps of
+the rows depend on the length of the stage alone.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from dfp.errors import is_disk_full
+from dfp.files import write_atomically
+from dfp.runs.layout import METRIC_TYPES, VALUE_LOG
+
+HEADER = "step,phase,name,value,time\n"
+PHASES = ("offline", "online")
+EVALUATED = ("success_rate", "return_mean", "length_mean")  # rows of an evaluation; all others are terms of the losses
+TAIL_BYTES = 4096  # more than the rows of one step
+
+assert set(EVALUATED) < set(METRIC_TYPES)
+
+
+class Value(NamedTuple):
+    """One row."""
+
+    step: int  # counted from the start of the offline phase, in both phases
+    phase: str  # offline | online
+    name: str
+    value: float
+    time: datetime.datetime  # UTC, when the row was written
+
+
+def interval(total: int) -> int:
+    """Steps between two rows of a term, in a stage of ``total`` steps."""
+    return max(1, min(1000, total // 50))
+
+
+class ValueLog:
+    """Writes the file of a run."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / VALUE_LOG
+        self._size = 0  # bytes
+        self._pending = ""
+
+    def start(self, step: int) -> int:
+        """Cut the rows after ``step`` and whatever is no row; the number of damaged lines that went."""
+        text, damaged = HEADER, 0
+        for line in _lines(self._path):
+            value = _parsed(line)
+            damaged += value is None
+            if value is not None and value.step <= step:
+                text += f"{line}\n"
+        write_atomically(self._path, text)
+        self._size = len(text.encode())
+        return damaged
+
+    def add(self, step: int, phase: str, values: Mapping[str, float]) -> None:
+        """Append a row per value. What finds no room on the disk waits for the next time."""
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        self._pending += "".join(f"{step},{phase},{name},{float(value)!r},{now}\n" for name, value in values.items())
+        content = self._pending.encode()
+        try:
+            with self._path.open("ab", buffering=0) as file:
+                written = file.write(content)
+                os.fsync(file.fileno())
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            written = 0
+        if written < len(content):
+            os.truncate(self._path, self._size)
+        else:
+            self._size, self._pending = self._size + len(content), ""
+
+
+def read_values(folder: Path) -> list[Value]:
+    """The rows of a run, in the order they were written; lines that are damaged or torn are skipped."""
+    return [value for line in _lines(folder / VALUE_LOG) if (value := _parsed(line)) is not None]
+
+
+def latest_values(folder: Path) -> dict[str, Value]:
+    """The last row of each name, as far as the end of the file has one; without reading the rest."""
+    return {value.name: value for line in _lines(folder / VALUE_LOG, TAIL_BYTES) if (value := _parsed(line))}
+
+
+def _lines(path: Path, tail: int | None = None) -> Iterator[str]:
+    """Lines without the header and without a torn last one; the first may be torn with ``tail`` bytes from the end."""
+    try:
+        with path.open("rb") as file:
+            if tail is not None:
+                file.seek(max(0, file.seek(0, os.SEEK_END) - tail))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return
+    for line in text.split("\n")[:-1]:
+        if line and line != HEADER[:-1]:
+            yield line
+
+
+def _parsed(line: str) -> Value | None:
+    try:
+        step, phase, name, value, moment = line.split(",")
+        row = Value(int(step), phase, name, float(value), datetime.datetime.fromisoformat(moment))
+    except ValueError:
+        return None
+    whole = row.step >= 0 and phase in PHASES and name.isidentifier() and math.isfinite(row.value)
+    return row if whole and row.time.tzinfo is not None else None

@@ -1,0 +1,288 @@
+"""Acting in the environment, and evaluation over worker processes.
+
+A policy acts in chunks: ``H`` actions open loop, then the next chunk. Evaluation runs a fixed number of episodes
+side by side ("slots"); every round is one batched policy call and one chunk in every slot, spread over worker
+processes. The slots, not the workers, decide the batch: the result does not depend on the number of cores.
+
+This module loads no JAX: the workers are spawned from it and stay small.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+
+from dfp.errors import STOPPED, DfpError
+from dfp.runs.folder import Evaluation
+from dfp.spec import TaskSpec
+from dfp.tasks import Environment, Step, make_environment
+
+SLOTS = 10  # episodes side by side; more would cost memory, fewer would leave cores waiting for the policy
+
+
+class Policy(Protocol):
+    """Chunks for a batch of states: ``[n, S]``, episode numbers ``[n]``, chunk numbers ``[n]`` -> ``[n, H, A]``."""
+
+    def __call__(self, observation: np.ndarray, episode: np.ndarray, chunk: np.ndarray) -> np.ndarray: ...
+
+
+class SimulatorError(DfpError):
+    """A simulator returned something that is not finite."""
+
+    exit_code = STOPPED
+
+
+class Checked:
+    """An environment whose observations and rewards are finite: the first one that is not stops the run."""
+
+    def __init__(self, environment: Environment, task: TaskSpec) -> None:
+        self._environment, self._task = environment, task
+        self._seed = self._steps = 0
+
+    def sibling(self) -> Checked:
+        """See :meth:`Environment.sibling`."""
+        return Checked(self._environment.sibling(), self._task)
+
+    def reset(self, seed: int) -> np.ndarray:
+        """See :meth:`Environment.reset`."""
+        self._seed, self._steps = seed, 0
+        observation = self._environment.reset(seed)
+        self._require_finite("observation", observation)
+        return observation
+
+    def step(self, action: np.ndarray) -> Step:
+        """See :meth:`Environment.step`. Raises :class:`SimulatorError`."""
+        self._steps += 1
+        step = self._environment.step(action)
+        self._require_finite("observation", step.observation)
+        self._require_finite("reward", step.reward)
+        return step
+
+    def _require_finite(self, what: str, values: np.ndarray | float) -> None:
+        if not np.isfinite(values).all():
+            place = int(np.argmin(np.isfinite(np.atleast_1d(values))))
+            raise SimulatorError(
+                f"task '{self._task.key}': the simulator's {what} is {np.atleast_1d(values)[place]} (entry {place}) "
+                f"at step {self._steps} of the episode with reset seed {self._seed}"
+            )
+
+
+class ChunkResult(NamedTuple):
+    """What one chunk did to one episode."""
+
+    observation: np.ndarray  # [S] after the chunk
+    reward: float  # sum over the steps
+    steps: int
+    success: bool
+    done: bool
+
+
+def episode_seed(seed: int, stream: str, *indices: int) -> int:
+    """A reset seed that depends on the run's seed, the stream's name and the indices alone."""
+    entropy = [seed, *stream.encode(), *indices]
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+def step_chunk(environment: Environment | Checked, actions: np.ndarray) -> ChunkResult:
+    """Execute a chunk ``[H, A]`` open loop; the rest is dropped when the episode ends."""
+    reward, steps = 0.0, 0
+    for action in actions:
+        step = environment.step(action)
+        reward += step.reward
+        steps += 1
+        if step.terminated or step.truncated:
+            break
+    return ChunkResult(step.observation, reward, steps, step.success, step.terminated or step.truncated)
+
+
+class Evaluator:
+    """Runs evaluation episodes of one task. Environments and workers are made once and kept."""
+
+    def __init__(self, task: TaskSpec, episodes: int, workers: int | None = None) -> None:
+        """``workers``: processes, at most one per slot; default: the cores this process may use."""
+        self.episodes = episodes
+        self.slots = min(SLOTS, episodes)
+        self.observation_size = task.observation_size
+        count = min(workers or len(os.sched_getaffinity(0)), self.slots)
+        self._workers = [_start(_serve_slots, task) for _ in range(count)]
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            _end(*worker)
+
+    def evaluate(self, policy: Policy, seeds: Sequence[int]) -> Evaluation:
+        """Run one episode per seed, from reset to its end."""
+        observation = np.zeros((self.slots, self.observation_size), np.float32)
+        episode = np.full(self.slots, -1)  # the episode in each slot; -1: none, the row is padding
+        chunk = np.zeros(self.slots, int)
+        returns, lengths = np.zeros(len(seeds)), np.zeros(len(seeds), int)
+        successes = np.zeros(len(seeds), bool)
+        started = finished = 0
+        while finished < len(seeds):
+            # Free slots take the next episodes, in order: who plays where depends on the episodes alone.
+            resets = {}
+            for slot in np.flatnonzero(episode < 0)[: len(seeds) - started]:
+                resets[int(slot)] = seeds[started]
+                episode[slot], chunk[slot] = started, 0
+                started += 1
+            for slot, first in self._all("reset", resets).items():
+                observation[slot] = first
+            actions = policy(observation, episode, chunk)
+            live = {int(slot): actions[slot] for slot in np.flatnonzero(episode >= 0)}
+            for slot, result in self._all("step", live).items():
+                number = episode[slot]
+                observation[slot] = result.observation
+                chunk[slot] += 1
+                returns[number] += result.reward
+                lengths[number] += result.steps
+                if result.done:
+                    successes[number] = result.success
+                    episode[slot] = -1
+                    finished += 1
+        return Evaluation(float(successes.mean()), len(seeds), float(returns.mean()), float(lengths.mean()))
+
+    def _all(self, command: str, by_slot: dict) -> dict:
+        """Send each slot's argument to the worker that owns it; collect the answers."""
+        count = len(self._workers)
+        shares = [{slot: value for slot, value in by_slot.items() if slot % count == index} for index in range(count)]
+        for (_, pipe), share in zip(self._workers, shares, strict=True):
+            if share:
+                pipe.send((command, share))
+        # All are received before one raises: the evaluation of another seed may follow.
+        received = [pipe.recv() for (_, pipe), share in zip(self._workers, shares, strict=True) if share]
+        answers = {}
+        for answer in received:
+            if isinstance(answer, Exception):
+                raise answer
+            answers |= answer
+        return dict(sorted(answers.items()))
+
+
+class RemoteEnvironment:
+    """One environment in a separate process, which plays a chunk while this process does something else."""
+
+    def __init__(self, task: TaskSpec) -> None:
+        self._process, self._pipe = _start(_serve_one, task)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        _end(self._process, self._pipe)
+
+    def reset(self, seed: int) -> np.ndarray:
+        """See :meth:`Environment.reset`."""
+        self._pipe.send(seed)
+        return self._received()
+
+    def play(self, actions: np.ndarray) -> Iterator[Step]:
+        """Execute a chunk ``[H, A]`` open loop, up to the episode's end: a result per step, as they come."""
+        self._pipe.send(actions)
+        for _ in actions:
+            step = self._received()
+            yield step
+            if step.terminated or step.truncated:
+                return
+
+    def _received(self) -> Any:
+        answer = self._pipe.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+# --------------------------------------------------------------------------- worker processes
+
+
+def _start(serve: Callable[[TaskSpec, Connection], None], task: TaskSpec) -> tuple[BaseProcess, Connection]:
+    """A fresh interpreter: a fork would copy JAX's threads and device handles in mid-air."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=serve, args=(task, there), daemon=True)
+    process.start()
+    there.close()
+    return process, here
+
+
+def _end(process: BaseProcess, pipe: Connection) -> None:
+    pipe.close()
+    process.join(timeout=5)
+    if process.is_alive():
+        process.terminate()
+
+
+def _serve_one(task: TaskSpec, pipe: Connection) -> None:
+    """A worker with one environment: a seed resets it, a chunk is played."""
+    with _until_parent_ends():
+        environment = _made(task)
+        while True:
+            command = pipe.recv()
+            try:
+                if isinstance(environment, Exception):
+                    raise environment
+                if isinstance(command, int):
+                    pipe.send(environment.reset(command))
+                    continue
+                for action in command:
+                    step = environment.step(action)
+                    pipe.send(step)
+                    if step.terminated or step.truncated:
+                        break
+            except OSError:
+                raise
+            except Exception as error:
+                pipe.send(error)
+
+
+def _serve_slots(task: TaskSpec, pipe: Connection) -> None:
+    """A worker with environments by slot, all siblings of one that is made at once, while the policy still compiles."""
+    with _until_parent_ends():
+        first = _made(task)
+        environments: dict[int, Checked] = {}
+        while True:
+            command, share = pipe.recv()
+            try:
+                if isinstance(first, Exception):
+                    raise first
+                answer = {}
+                for slot, argument in share.items():
+                    if slot not in environments:
+                        environments[slot] = first.sibling()
+                    if command == "reset":
+                        answer[slot] = environments[slot].reset(argument)
+                    else:
+                        answer[slot] = step_chunk(environments[slot], argument)
+            except Exception as error:
+                answer = error
+            pipe.send(answer)
+
+
+def _made(task: TaskSpec) -> Checked | Exception:
+    """The environment, or why there is none: told to the parent when it asks."""
+    try:
+        return Checked(make_environment(task), task)
+    except Exception as error:
+        return error
+
+
+@contextlib.contextmanager
+def _until_parent_ends() -> Iterator[None]:
+    """Leave Ctrl-C to the parent; end quietly when the pipe breaks because it has ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
+        yield

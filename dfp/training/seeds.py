@@ -1,0 +1,133 @@
+"""Several seeds of one offline run in one program: one loop of updates, one copy of the dataset, one set of simulators.
+
+Only the updates are made together. Each seed keeps a session of its own, in a coroutine, so that its folder, lease,
+checkpoints and errors are those of a run alone: one that fails or is asked for leaves the others training. Seeds that
+were saved at different steps are levelled first: those furthest behind go on without the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+import traceback
+from collections.abc import Generator
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+from dfp.agents.base.actor_critic import AgentState
+from dfp.errors import CRASHED, DONE, exit_code, one_line
+from dfp.runs.console import lines_of
+from dfp.spec import RunSpec
+from dfp.training.offline import OfflineLoop, Shards, next_block
+from dfp.training.replay import Buffer
+from dfp.training.rollout import Evaluator
+from dfp.training.session import Options, Session
+from dfp.training.updates import Diagnostics, offline_updates, offline_updates_of_seeds
+
+
+class Updated(NamedTuple):
+    """What a seed is sent when its updates are made."""
+
+    result: tuple[AgentState, Diagnostics]
+    count: int  # updates
+    save: bool  # whether a checkpoint is due: of all at once, so that they are saved at one step
+
+
+Training = Generator[OfflineLoop, Updated, None]
+
+
+def pretrain_seeds(runs: list[tuple[RunSpec, Path]], options: Options) -> list[int]:
+    """:func:`~dfp.training.stages.pretrain` of several runs that differ in their seeds alone; each with its folder.
+
+    Returns the exit code of each. An error of one run is printed, as the command of a single run prints it.
+    """
+    spec, episodes = runs[0][0], runs[0][0].evaluation.episodes
+    with Shards(spec, options.data_dir) as shards, Evaluator(spec.task, episodes, options.workers) as evaluator:
+        seeds = [Seed(folder, training(run, folder, options, shards, evaluator)) for run, folder in runs]
+        try:
+            for seed in seeds:
+                seed.advance()
+            block = 1
+            while any(seed.loop for seed in seeds):
+                block = update_together([seed for seed in seeds if seed.loop], shards, block)
+        except BaseException as error:
+            for seed in seeds:
+                with contextlib.suppress(BaseException):
+                    seed.training.throw(error)
+            raise
+    return [seed.code for seed in seeds]
+
+
+def training(spec: RunSpec, folder: Path, options: Options, shards: Shards, evaluator: Evaluator) -> Training:
+    """One run, but for its updates: yields its loop when it needs some, and is sent them."""
+    with Session(spec, folder, options, spec.training.offline_steps) as session:
+        session.evaluator = evaluator
+        if not session.begin():
+            return
+        loop = OfflineLoop(session, shards)
+        while loop.step < session.total:
+            updated = yield loop
+            loop.take(updated.result, updated.count)
+            loop.evaluate_if_due()
+            if updated.save:
+                session.save(loop.step, loop.state)
+        session.finish(loop.state)
+
+
+class Seed:
+    """One of the runs, between two blocks of updates."""
+
+    def __init__(self, folder: Path, training: Training) -> None:
+        self.folder, self.training = folder, training
+        self.loop: OfflineLoop | None = None  # none: it has ended
+        self.code = DONE
+
+    def advance(self, updated: Updated | None = None) -> None:
+        """To where it needs further updates, or to its end."""
+        self.loop = None
+        with lines_of(self.folder):
+            try:
+                self.loop = self.training.send(updated)  # pyright: ignore[reportArgumentType] none starts it
+            except StopIteration:
+                pass
+            except Exception as error:
+                self.code = _report(error)
+
+
+def update_together(seeds: list[Seed], shards: Shards, block: int) -> int:
+    """A block of ``block`` updates at most of the seeds furthest behind; returns the length of the next one."""
+    started = time.monotonic()
+    loops = {seed: seed.loop for seed in seeds if seed.loop}
+    step = min(loop.step for loop in loops.values())
+    level = {seed: loop for seed, loop in loops.items() if loop.step == step}
+    to_others = [loop.step - step for loop in loops.values() if loop.step > step]
+    count = min(block, *(loop.updates_to_next_stop() for loop in level.values()), *to_others)
+    results = jax.block_until_ready(updates(list(level.values()), shards.buffer(step), count))
+    elapsed = time.monotonic() - started
+    save = any(loop.session.checkpoint_is_due() for loop in level.values())
+    for (seed, loop), result in zip(level.items(), results, strict=True):
+        loop.session.folder.companions |= {other.spec.seed for other in level.values()} - {loop.spec.seed}
+        seed.advance(Updated(result, count, save))
+    return next_block(block, count, elapsed)
+
+
+def updates(loops: list[OfflineLoop], rows: Buffer, count: int) -> list[tuple[AgentState, Diagnostics]]:
+    """``count`` updates of seeds that are at one step; of a single seed by the program of a run alone."""
+    agent, step = loops[0].agent, loops[0].step
+    if len(loops) == 1:
+        return [offline_updates(agent, loops[0].state, loops[0].diagnostics, rows, loops[0].key, step, count)]
+    states = [(loop.state, loop.diagnostics) for loop in loops]
+    return offline_updates_of_seeds(agent, states, rows, [loop.key for loop in loops], step, count)
+
+
+def _report(error: Exception) -> int:
+    """Print an error as the command of a single run ends with it; its exit code."""
+    code = exit_code(error)
+    if code is None:
+        traceback.print_exception(error)
+        return CRASHED
+    print(f"dfp: {one_line(error)}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,346 @@
+"""What the stages share: one attempt at a run, with its folder, checkpoints, evaluations, log and clock."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import functools
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfp.agents.base.actor_critic import ActorCritic, AgentState
+from dfp.errors import STOPPED, UNFINISHED, DfpError, is_disk_full, one_line
+from dfp.runs import numerics
+from dfp.runs.checkpoint import Rotation, save
+from dfp.runs.console import Console, log
+from dfp.runs.finished import identity, keep, problem, recall
+from dfp.runs.folder import RunFolder
+from dfp.runs.layout import FINAL_STATE, METRICS, ONLINE_ROWS, TEXT_LOG, VALUE_LOG, require_files
+from dfp.runs.lease import Lease
+from dfp.runs.online_rows import OnlineRows
+from dfp.runs.value_log import EVALUATED, ValueLog, interval
+from dfp.spec import RunSpec, agent_module
+from dfp.training.flops import gemm_rate, update_flop
+from dfp.training.rollout import Evaluator, SimulatorError, episode_seed
+from dfp.training.updates import Diagnostics, act, no_diagnostics, parameters_are_finite, stream
+
+MAX_CPU_HOURS = 12.0
+FULL_DISK_S = 60.0  # until a write that found no space is tried again
+SLOW_CPU = 2e9  # FLOP/s of a slow core: a run that is short enough at this rate needs no measurement
+CPU_RATIO = 1.6  # time of an update over its matrix products alone on a CPU, from `dfp ops bench`
+
+
+class TrainingError(DfpError):
+    """Training cannot start or go on: one line with the reason."""
+
+    exit_code = STOPPED
+
+
+class Unfinished(DfpError):
+    """The deadline came first. Everything is saved; the same command continues."""
+
+    exit_code = UNFINISHED
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What may differ between two attempts at one run without changing its result."""
+
+    data_dir: Path
+    checkpoint_s: float = 600.0  # seconds between checkpoints
+    deadline: float | None = None  # to be finished or saved by; seconds of time.monotonic, which nobody sets
+    workers: int | None = None  # evaluation processes; none: one per core
+    allow_cpu: bool = False  # train on a CPU however long it takes
+
+
+def build_agent(spec: RunSpec) -> ActorCritic:
+    """The agent that the spec describes."""
+    module = agent_module(spec.agent.name)
+    return module.Agent(
+        network=spec.network,
+        training=spec.training,
+        observation_size=spec.task.observation_size,
+        action_size=spec.task.action_size,
+        config=spec.agent,
+    )
+
+
+def device_name() -> str:
+    """Platform and kind of the device that trains: ``gpu: NVIDIA H100``."""
+    device = jax.devices()[0]
+    return f"{device.platform}: {device.device_kind}"
+
+
+class Session:
+    """One attempt at a run. Between two looks of :meth:`check` the host knows nothing of the updates."""
+
+    def __init__(self, spec: RunSpec, path: Path, options: Options, total: int, start: Path | None = None) -> None:
+        """``total``: steps of the stage, gradient steps or environment steps. ``start``: folder of the pretraining."""
+        require_files(path)
+        self.spec, self.options, self.total, self.start = spec, options, total, start
+        self.agent = build_agent(spec)
+        self.interval = interval(total)  # steps between two rows of the value log
+        self.values = ValueLog(path)
+        self.rows = None if spec.online is None else OnlineRows(path / ONLINE_ROWS, spec.task)
+        self._sums: dict[str, Any] = {}  # of the losses' terms since the last row, at the last look
+        self.folder = RunFolder(path, spec)
+        self.checkpoints = Rotation(path, spec.digest())
+        self.console = Console(path / TEXT_LOG, f"{spec.stage} {Path(*path.parts[-3:])}", total)
+        self._lease = Lease(path)
+        self._restored: tuple[AgentState, dict[str, Any]] | None = None
+        self._step = 0  # the last one seen
+        self._stack = contextlib.ExitStack()
+        self._saved = time.monotonic()
+
+    def __enter__(self) -> Session:
+        self._stack.enter_context(self.console)
+        self._stack.enter_context(self._lease)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        # On a full disk the error itself says more; the next attempt then closes this one, as if it had been killed.
+        with contextlib.suppress(OSError):
+            self.folder.attempts.end(error, self._step)
+        self._stack.close()
+
+    def begin(self) -> bool:
+        """False if the run is finished already; else everything is ready for the first update."""
+        numerics.require(os.environ)
+        missing = problem(self.folder.path, self.spec.digest())
+        if missing is None or recall(self.folder.path, self.spec, identity(self.start)):
+            log.info("%s: already finished", self.folder.path)
+            return False
+        if (self.folder.path / METRICS).exists():
+            log.warning("the run was finished, but is made again: %s", missing)
+        self._restored = self._newest_checkpoint()
+        self._step = 0 if self._restored is None else self._restored[1]["step"]
+        self.folder.attempts.start(self._step)
+        if damaged := self.values.start(self._before + self._step):
+            log.warning("%s: %d damaged lines left out", VALUE_LOG, damaged)
+        if self._restored is not None:
+            self.folder.restore(self._restored[1]["folder"])
+            self._sums = self._restored[1].get("sums", {})  # a checkpoint of an earlier version has none
+            log.info("continues from step %d (attempt %d)", self._step, self.folder.attempts.number)
+        refuse_slow_cpu(self.spec, self.options)
+        self.folder.start(["python", "-m", "dfp", *sys.argv[1:]])
+        cache_compilations()
+        return True
+
+    @functools.cached_property
+    def evaluator(self) -> Evaluator:
+        """The evaluation workers, made when first asked for."""
+        evaluator = Evaluator(self.spec.task, self.spec.evaluation.episodes, self.options.workers)
+        return self._stack.enter_context(evaluator)
+
+    def load_simulators(self) -> None:
+        """Start the evaluation workers, which load the simulator while training goes on.
+
+        Called after the first updates: earlier, the workers would take the cores from what those updates wait for.
+        """
+        _ = self.evaluator
+
+    @property
+    def phase(self) -> str:
+        """``offline`` or ``online``."""
+        return "offline" if self.spec.online is None else "online"
+
+    @property
+    def _before(self) -> int:
+        """Steps of the phase before this one."""
+        return 0 if self.spec.online is None else self.spec.training.offline_steps
+
+    # -- restarts
+
+    def _newest_checkpoint(self) -> tuple[AgentState, dict[str, Any]] | None:
+        found, refused = self.checkpoints.load(self.agent.state_shape(), self._rows_problem)
+        for line in refused:
+            log.warning("checkpoint refused: %s", line)
+        return found
+
+    def _rows_problem(self, progress: dict[str, Any]) -> str | None:
+        return None if self.rows is None else self.rows.problem(progress["records"], progress.get("checksum"))
+
+    def restore(self) -> tuple[AgentState, dict[str, Any]] | None:
+        """State and progress of the newest usable checkpoint of this very spec, if there is one; handed out once."""
+        found, self._restored = self._restored, None
+        return found
+
+    def late(self) -> bool:
+        """Whether the deadline has come, or another job asks for the run."""
+        return self._lease.asked or (self.options.deadline is not None and time.monotonic() >= self.options.deadline)
+
+    def checkpoint_is_due(self) -> bool:
+        """By the clock, and at the deadline."""
+        return self.late() or time.monotonic() - self._saved >= self.options.checkpoint_s
+
+    def save(self, step: int, state: AgentState, progress: Callable[[], dict[str, int]] = dict) -> None:
+        """A checkpoint of a state that was checked, and of further progress; at the deadline it ends the attempt.
+
+        A full disk ends nothing: the checkpoint before is kept, and the next one is tried soon.
+        """
+        self._lease.confirm()
+        self._saved = time.monotonic()
+        self._step = step
+        try:
+            kept = {"step": step, "folder": self.folder.progress(), "sums": self._sums, **progress()}
+            self.checkpoints.save(state, kept)
+            log.info("checkpoint at step %d", step)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            self._saved -= max(self.options.checkpoint_s - FULL_DISK_S, 0.0)
+            log.warning("checkpoint at step %d not written: %s; the one before is kept", step, one_line(error))
+        if self.late():
+            reason = "another job asks for the run" if self._lease.asked else "deadline reached"
+            raise Unfinished(f"{self.folder.path}: {reason} at step {step} of {self.total}; run it again")
+
+    # -- a look at the updates
+
+    def diagnostics(self, state: AgentState) -> Diagnostics:
+        """Before the first update of this attempt: the sums that its checkpoint kept."""
+        empty = no_diagnostics(self.agent, state)
+        total = self._sums.get("total", {})
+        if total.keys() != empty.total.keys():
+            return empty
+        count = jnp.int32(self._sums["count"])
+        return empty._replace(count=count, total={name: jnp.float32(total[name]) for name in empty.total})
+
+    def check(self, state: AgentState, diagnostics: Diagnostics, step: int) -> Diagnostics:
+        """Stop at a term or parameter that is not finite; write the means at the end of an interval.
+
+        Returns the diagnostics to go on with: these, or empty ones if an interval begins.
+        """
+        self._step = step
+        logged, finite = jax.device_get((diagnostics, parameters_are_finite(state)))
+        bad = {name: int(at) for name, at in logged.first_bad.items() if at >= 0}
+        if not bad and not finite:
+            bad = {"parameters": step}
+        if bad:
+            name = min(bad, key=lambda term: bad[term])
+            raise TrainingError(
+                f"{self.folder.path}: {name} is not finite at step {bad[name]}; the last checkpoint is kept; "
+                f"spec {self.spec.canonical()}"
+            )
+        updates = int(logged.count)  # none during the warm-up
+        totals = {name: float(total) for name, total in logged.total.items()}
+        means = {name: total / updates for name, total in totals.items()} if updates else {}
+        rate = self.console.progress(step, means)
+        if rate is not None:
+            self._write_progress(step, rate)
+        if step % self.interval and step != self.total:
+            self._sums = {"count": updates, "total": totals}
+            return diagnostics
+        if means:
+            self.values.add(self._before + step, self.phase, means)
+        self._sums = {}
+        return no_diagnostics(self.agent, state)
+
+    @contextlib.contextmanager
+    def simulating(self, what: str) -> Iterator[None]:
+        """Adds where in the run it happened to an error of the simulator."""
+        try:
+            yield
+        except SimulatorError as error:
+            raise TrainingError(f"{self.folder.path}: {error}; seed {self.spec.seed}, {what}") from None
+
+    def evaluate(self, state: AgentState, stage_step: int) -> None:
+        """One evaluation, a row of the metrics. It shares no random stream with training."""
+        seed, episodes, step = self.spec.seed, self.spec.evaluation.episodes, self._before + stage_step
+        key = jax.random.fold_in(stream(seed, "evaluation"), step)
+
+        def policy(observation: np.ndarray, episode: np.ndarray, chunk: np.ndarray) -> np.ndarray:
+            return np.asarray(act(self.agent, state, observation, episode, chunk, key))
+
+        started = time.monotonic()
+        seeds = [episode_seed(seed, "evaluation", step, episode) for episode in range(episodes)]
+        with self.simulating(f"evaluation at step {step}"):
+            result = self.evaluator.evaluate(policy, seeds)
+        self.folder.add_row(self.phase, step, result, 0 if self.spec.online is None else stage_step)
+        self.values.add(step, self.phase, {name: getattr(result, name) for name in EVALUATED})
+        log.info(
+            f"{self.phase} step {step}: success {result.success_rate:.1%} of {result.episodes} episodes, "
+            f"return {result.return_mean:.1f}, length {result.length_mean:.0f} ({time.monotonic() - started:.1f} s)"
+        )
+
+    # -- the end
+
+    def finish(self, state: AgentState) -> None:
+        """Keep the final state under its name, declare the run finished, drop the checkpoints.
+
+        Waits for space if the disk is full: the end of a run of days is in memory alone.
+        """
+        self._step = self.total
+        while True:
+            try:
+                self._declare(state)
+                break
+            except OSError as error:
+                if not is_disk_full(error):
+                    raise
+                if self.late():
+                    raise Unfinished(one_line(error)) from None
+                log.warning("results not written: %s; waiting for room", one_line(error))
+                time.sleep(min(FULL_DISK_S, self.options.checkpoint_s))
+        self._write_progress(self.total, 0.0)
+        self.checkpoints.remove()
+        (self.folder.path / ONLINE_ROWS).unlink(missing_ok=True)
+        log.info("finished after %.0f s", self.folder.wall_s)
+
+    def _declare(self, state: AgentState) -> None:
+        self._lease.confirm()
+        save(self.folder.path / FINAL_STATE, state, self.spec.digest(), {"step": self.total})
+        self.folder.finish(device_name())
+        keep(self.folder.path, identity(self.start))
+
+    def _write_progress(self, step: int, rate: float) -> None:
+        try:
+            self.folder.write_progress(step, self.total, rate)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+
+
+def cache_compilations() -> None:
+    """Keep compiled programs, so that a restart, or the next seed, does not compile again.
+
+    On the node's own disk: the programs belong to its processor, and no other user may write them.
+    """
+    if jax.config.jax_compilation_cache_dir is not None:
+        return
+    try:
+        folder = Path(tempfile.gettempdir()) / f"dfp-compiled-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid != os.getuid() or not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+    except OSError as error:
+        log.warning("compiled programs are not kept, each start compiles again: %s", one_line(error))
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+
+
+def refuse_slow_cpu(spec: RunSpec, options: Options) -> None:
+    """Stop before the first update if a CPU would need days; a broken GPU driver shows itself here too."""
+    try:
+        backend = jax.default_backend()
+    except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS names what is broken, or not installed
+        reason = str(error).partition("\n")[0] or "JAX has no such platform here"
+        raise TrainingError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: {reason}") from None
+    if backend != "cpu" or options.allow_cpu:
+        return
+    steps = spec.training.offline_steps if spec.online is None else spec.online.steps
+    work = steps * update_flop(build_agent(spec)) * CPU_RATIO / 3600.0
+    if work / SLOW_CPU > MAX_CPU_HOURS and (hours := work / gemm_rate()) > MAX_CPU_HOURS:
+        raise TrainingError(
+            f"no GPU: JAX runs on the CPU here, where this {spec.stage} run would take about {hours:,.0f} hours "
+            f"(more than {MAX_CPU_HOURS:.0f}); --allow-cpu starts it all the same"
+        )

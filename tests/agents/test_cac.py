@@ -1,0 +1,78 @@
+"""CAC: samples of a consistency policy, drawn and learnt by Q, by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.small_agents import A, B, S, batch, make, start, two_modes
+from support.small_offline_agents import D, chunks, known, small
+
+from dfp.agents.base.actor_critic import per_step
+from dfp.agents.models import consistency
+from dfp.agents.offline import cac
+
+
+def test_cac_generates_in_two_passes_from_noise_of_its_own():
+    agent = small(cac)
+    actor, observation = start(agent).actor, batch().observation
+    assert agent.noise_size == 2 * D
+    noise = jax.random.normal(jax.random.key(1), (B, 2 * D))
+    f = agent.function(actor, observation)
+    first = f(80.0 * noise[:, :D], jnp.full((B, 1), 80.0))
+    second = f(first + np.sqrt(4.0 - 0.002**2) * noise[:, D:], jnp.full((B, 1), 2.0))
+    np.testing.assert_allclose(agent.generate(actor, observation, noise), second, rtol=1e-4, atol=1e-5)
+
+
+def test_cac_draws_its_samples_by_softmax_q_of_the_target_critics():
+    """Two possible actions whose values differ by log 3: the better one is drawn three times as often."""
+    base = make(cac, chunk=1, eta=0.0, samples=2)
+    agent = known(
+        base,
+        generate=lambda self, actor, observation, noise: jnp.where(noise[..., :A] > 0, 0.5, -0.5) + 0.0 * actor,
+        values=lambda self, critic, observation, action: critic * action[None, :, 0] + jnp.array([[0.0], [7.0]]),
+    )
+    rows = 4000
+    state = start(base)._replace(actor=jnp.zeros(()), critic=jnp.asarray(-9.0), target_critic=jnp.log(3.0))
+    drawn = agent.sample_actions(state, jnp.zeros((rows, S)), jax.random.split(jax.random.key(0), rows))
+    # Of two samples: both better 1/4, both worse 1/4, one of each 1/2, of which the better is drawn at 3/4.
+    assert (np.asarray(drawn)[:, 0] > 0).mean() == pytest.approx(0.25 + 0.5 * 0.75, abs=0.025)
+
+
+def test_cac_td_target_is_the_smaller_critic_s_best_of_the_teachers_samples():
+    base = make(cac, chunk=1, eta=0.0, backup_samples=3)
+    agent = known(
+        base,
+        generate=lambda self, actor, observation, noise: actor * noise[..., :A],
+        values=lambda self, critic, observation, action: jnp.stack([critic * action[..., 0], -critic * action[..., 0]]),
+    )
+    data = two_modes(chunk=1)._replace(discount=jnp.full(64, 0.9), return_=jnp.zeros(64))
+    state = start(base)._replace(anchor=jnp.asarray(0.1), target_critic=jnp.asarray(2.0))
+    key = jax.random.key(3)
+    noise = np.asarray(jax.random.normal(key, (64 * 3, 2 * A)))[:, 0].reshape(64, 3)
+    q = 2.0 * np.clip(0.1 * noise, -1.0, 1.0)
+    expected = 0.9 * np.minimum(q.max(axis=1), (-q).max(axis=1)).mean()
+    np.testing.assert_allclose(
+        agent.critic_loss(jnp.asarray(0.0), state, data, key)[1]["target_mean"], expected, rtol=1e-4
+    )
+
+
+def test_cac_student_learns_from_the_teacher_and_from_q():
+    state, data, key = start(small(cac)), chunks(), jax.random.key(1)
+    state = state._replace(anchor=jax.tree.map(lambda leaf: 0.9 * leaf, state.anchor))
+    levels_key, noise_key, action_key = jax.random.split(key, 3)
+    for eta in (0.0, 2.0):
+        agent = small(cac, eta=eta)
+
+        def by_definition(actor, agent=agent, eta=eta):
+            sigma, above = consistency.draw_levels(levels_key, consistency.karras_levels(10), B)
+            noise = jax.random.normal(noise_key, (B, D))
+            target = agent.function(state.anchor, data.observation)(data.action + sigma * noise, sigma)
+            found = agent.function(actor, data.observation)(data.action + above * noise, above)
+            cloning = jnp.mean(100.0 / (above - sigma) * per_step(data.valid, A) * (found - target) ** 2)
+            own = agent.generate(actor, data.observation, jax.random.normal(action_key, (B, 2 * D)))
+            q = agent.values(state.critic, data.observation, jnp.clip(own, -1.0, 1.0))
+            return cloning - eta * jnp.mean(q) / jax.lax.stop_gradient(jnp.mean(jnp.abs(q)))
+
+        expected = jax.jit(jax.grad(by_definition))(state.actor)
+        found = jax.jit(jax.grad(lambda actor, agent=agent: agent.actor_loss(actor, state, data, key)[0]))(state.actor)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, expected)

@@ -1,0 +1,492 @@
+"""The stages in the real simulator, at small size: equal bits, restarts, and what stops a run."""
+
+import contextlib
+import itertools
+import json
+import multiprocessing
+import os
+import pickle
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support.small_runs import (
+    CATALOGUE,
+    RandomShards,
+    make_spec,
+    metrics,
+    options,
+    random_dataset,
+    use_random_data,
+    values,
+    weights,
+)
+
+from dfp.agents import dfp
+from dfp.runs.attempts import read_attempts, spent_s
+from dfp.runs.value_log import read_values
+from dfp.spec import ConfigError, RunSpec
+from dfp.tasks import Dataset, Step, make_environment
+from dfp.training import offline, rollout, stages
+from dfp.training.online import OnlineLoop
+from dfp.training.replay import Rows, append, live_rows, make_buffer, sample_chunks
+from dfp.training.rollout import Checked, Evaluator, RemoteEnvironment, SimulatorError, episode_seed
+from dfp.training.session import Session
+from dfp.training.updates import Span, no_diagnostics, online_updates
+
+
+@pytest.fixture(autouse=True)
+def _random_data(monkeypatch):
+    monkeypatch.setattr(offline, "ShardReader", RandomShards)
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A pretraining and a fine-tuning without interruption, in ``pre`` and ``run``."""
+    folder = tmp_path_factory.mktemp("straight")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(offline, "ShardReader", RandomShards)
+        stages.pretrain(make_spec().pretraining(), folder / "pre", options())
+        stages.finetune(make_spec(), folder / "run", folder / "pre", options())
+    return folder
+
+
+# --------------------------------------------------------------------------- results
+
+
+def test_metrics_have_their_fixed_form(straight):
+    header = (straight / "run" / "metrics.csv").read_text().splitlines()[0]
+    assert header == "phase,step,success_rate,episodes,return_mean,length_mean,wall_s,env_steps"
+    assert [(row["phase"], row["step"], row["env_steps"]) for row in metrics(straight / "pre")] == [
+        ("offline", "40", "0")
+    ]
+    assert [(row["phase"], row["step"], row["env_steps"]) for row in metrics(straight / "run")] == [
+        ("online", "265", "225"),
+        ("online", "490", "450"),
+    ]
+    # An untrained policy never solves the task: 200 steps at -1.
+    assert {(row["episodes"], row["return_mean"], row["length_mean"]) for row in metrics(straight / "run")} == {
+        ("2", "-200.0", "200.0")
+    }
+
+
+def test_a_finished_run_is_left_alone(straight):
+    before = (straight / "run" / "metrics.csv").stat().st_mtime_ns
+    stages.finetune(make_spec(), straight / "run", straight / "pre", options())
+    assert (straight / "run" / "metrics.csv").stat().st_mtime_ns == before
+
+
+def test_the_same_spec_gives_the_same_bits_and_evaluating_changes_nothing(straight, tmp_path):
+    """Another evaluation interval also cuts the updates into other dispatches, in the middle of chunks."""
+    evaluation = make_spec().evaluation.model_copy(update={"interval": 97, "episodes": 1})
+    spec = make_spec(evaluation=evaluation)
+    stages.pretrain(spec.pretraining(), tmp_path / "pre", options())
+    stages.finetune(spec, tmp_path / "run", tmp_path / "pre", options(checkpoint_s=0.0))
+    assert weights(tmp_path / "pre") == weights(straight / "pre")
+    assert weights(tmp_path / "run") == weights(straight / "run")
+    assert [row["step"] for row in metrics(tmp_path / "run")] == ["137", "234", "331", "428", "490"]
+
+
+def test_variants_start_from_the_same_offline_rows(straight, tmp_path):
+    plain = make_spec("dfp-no-topk")
+    assert plain.pretraining() == make_spec().pretraining()
+    stages.finetune(plain, tmp_path / "run", straight / "pre", options())
+    assert weights(tmp_path / "run") != weights(straight / "run")
+
+
+def test_another_pretraining_is_refused(straight, tmp_path):
+    with pytest.raises(ConfigError, match="here belongs"):
+        stages.finetune(make_spec("mvp"), tmp_path / "run", straight / "pre", options())
+    (attempt,) = read_attempts(tmp_path / "run")
+    assert attempt.code == 2
+    assert attempt.reason is not None
+    assert attempt.reason.startswith("failed: ")
+    assert "here belongs" in attempt.reason
+
+
+# --------------------------------------------------------------------------- restarts
+
+
+def late_at_every_second_look(patch: pytest.MonkeyPatch) -> None:
+    """In time at the first episode's start; late at the second, and when it is looked at once more after saving."""
+    looks = itertools.count()
+    patch.setattr(Session, "late", lambda self: next(looks) % 3 > 0)
+
+
+@pytest.fixture(scope="module")
+def interrupted(straight, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same fine-tuning after two attempts, with checkpoints at steps 200 and 400."""
+    run = tmp_path_factory.mktemp("interrupted") / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(offline, "ShardReader", RandomShards)
+        late_at_every_second_look(patch)
+        for _ in range(2):
+            with pytest.raises(stages.Unfinished, match="run it again"):
+                stages.finetune(make_spec(), run, straight / "pre", options(deadline=1.0))
+    return run
+
+
+def test_a_deadline_saves_and_the_next_attempt_continues(straight, interrupted, tmp_path):
+    run = shutil.copytree(interrupted, tmp_path / "run")
+    assert not (run / "metrics.csv").exists()
+    # What came after the newest checkpoint, and a line that a killed writer tore.
+    late = "489,online,critic_loss,1.0,2026-01-01T00:00:00+00:00\n490,online,criti"
+    with (run / "train.csv").open("a") as file:
+        file.write(late)
+    stages.finetune(make_spec(), run, straight / "pre", options())
+    assert "(attempt 3)" in (run / "train.log").read_text()
+    assert weights(run) == weights(straight / "run")
+    assert metrics(run) == metrics(straight / "run")
+    assert values(run) == values(straight / "run")
+    assert not list(run.glob("checkpoint-*"))
+    attempts = read_attempts(run)
+    assert [(one.code, one.reason) for one in attempts] == [(75, "unfinished"), (75, "unfinished"), (0, "finished")]
+    assert [(one.from_step, one.step) for one in attempts] == [(0, 200), (200, 400), (400, 450)]
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["attempts"] == 3
+    # Recorded to a tenth of a second.
+    assert manifest["wall_s"] <= manifest["spent_s"] <= spent_s(attempts, now=0.0) + 0.05
+
+
+def test_damaged_online_rows_send_the_run_back_to_the_checkpoint_before(straight, interrupted, tmp_path):
+    run = shutil.copytree(interrupted, tmp_path / "run")
+    content = bytearray((run / "online_rows.bin").read_bytes())
+    content[-100] ^= 1  # of the records that only the newest checkpoint knows
+    (run / "online_rows.bin").write_bytes(content)
+    stages.finetune(make_spec(), run, straight / "pre", options())
+    log = (run / "train.log").read_text()
+    assert "online_rows.bin is damaged" in log
+    assert "continues from step 200" in log.rpartition("checkpoint refused")[2]
+    assert weights(run) == weights(straight / "run")
+    assert values(run) == values(straight / "run")
+
+
+def test_the_rows_of_the_value_log_are_means_over_equal_intervals(straight):
+    rows = [row for row in read_values(straight / "run") if row.name == "critic_loss"]
+    # 450 // 50 = 9 steps; 40 before the switch; the first row has the updates after a warm-up of 33 steps.
+    assert [row.step for row in rows] == [40 + 9 * number for number in range(4, 51)]
+    assert {row.phase for row in rows} == {"online"}
+    evaluated = [(row.step, row.value) for row in read_values(straight / "run") if row.name == "return_mean"]
+    assert evaluated == [(265, -200.0), (490, -200.0)]
+    assert [row.step for row in read_values(straight / "pre") if row.name == "critic_loss"] == list(range(1, 41))
+
+
+def _attempt(stage: str, folder: str, pretrained: str) -> None:
+    use_random_data()
+    if stage == "pretrain":
+        stages.pretrain(long_spec(stage).pretraining(), Path(folder), options(checkpoint_s=0.0))
+    else:
+        stages.finetune(long_spec(stage), Path(folder), Path(pretrained), options(checkpoint_s=0.0))
+
+
+def long_spec(stage: str) -> RunSpec:
+    """A run of this stage of several seconds, so that it can be killed in the middle; the other stage is short."""
+    spec = make_spec()
+    assert spec.online is not None
+    return make_spec(
+        training=spec.training.model_copy(update={"offline_steps": 10_000 if stage == "pretrain" else 300}),
+        online=spec.online.model_copy(update={"steps": 2000}),
+        evaluation=spec.evaluation.model_copy(update={"interval": 1000, "episodes": 1}),
+    )
+
+
+# How each attempt ends: killed at a random moment; while a checkpoint is being written; or killed, and its newest
+# checkpoint cut to so many bytes (negative: so many from its end).
+ENDS: dict[str, list[str | int]] = {
+    "pretrain": ["random", "writing", -1],
+    "finetune": ["random", "writing", 0, 100, 20_000],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ENDS)
+def test_killed_at_random_moments_gives_the_same_bits(tmp_path, stage):
+    """kill -9 of the whole process, several times; checkpoints are written all the time."""
+    stages.pretrain(long_spec(stage).pretraining(), tmp_path / "pretrain", options())
+    if stage == "finetune":
+        stages.finetune(long_spec(stage), tmp_path / "finetune", tmp_path / "pretrain", options())
+    folder, moments = tmp_path / "killed", random.Random(0)
+    for end in ENDS[stage]:
+        process = start_attempt(stage, folder, tmp_path)
+        wait_for_checkpoint(folder, process)
+        if end == "writing":
+            wait_for(lambda: any(folder.glob(".checkpoint-*.tmp")), process)
+        else:
+            time.sleep(moments.uniform(0.0, 0.3))
+        assert process.is_alive(), "finished before it could be killed: make the run longer"
+        assert process.pid is not None
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        if isinstance(end, int):
+            latest = max(folder.glob("checkpoint-*.npz"), key=lambda path: path.stat().st_mtime_ns)
+            os.truncate(latest, end if end >= 0 else latest.stat().st_size + end)
+    start_attempt(stage, folder, tmp_path).join()
+    assert weights(folder) == weights(tmp_path / stage)
+    assert metrics(folder) == metrics(tmp_path / stage)
+    assert values(folder) == values(tmp_path / stage)
+    log = (folder / "train.log").read_text()
+    assert log.count("checkpoint refused") == sum(isinstance(end, int) for end in ENDS[stage])
+    assert log.count("continues from step") >= len(ENDS[stage]) - 1
+    attempts = read_attempts(folder)
+    assert [one.reason for one in attempts] == ["killed"] * len(ENDS[stage]) + ["finished"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["attempts"] == len(attempts)
+    assert manifest["spent_s"] >= manifest["wall_s"]
+
+
+def start_attempt(stage: str, folder: Path, tmp_path: Path) -> multiprocessing.process.BaseProcess:
+    context = multiprocessing.get_context("forkserver")  # its processes begin with the libraries loaded
+    context.set_forkserver_preload(["dfp.training.stages"])
+    process = context.Process(target=_attempt, args=(stage, str(folder), str(tmp_path / "pretrain")))
+    process.start()
+    return process
+
+
+def wait_for(condition, process) -> None:
+    while not condition() and process.is_alive():
+        time.sleep(0.0005)
+
+
+def wait_for_checkpoint(folder: Path, process) -> None:
+    before = newest(folder)
+    wait_for(lambda: newest(folder) != before, process)
+
+
+def newest(folder: Path) -> int:
+    return max((path.stat().st_mtime_ns for path in folder.glob("checkpoint-*.npz")), default=0)
+
+
+def test_a_checkpoint_of_another_spec_is_not_used(straight, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(stages.Unfinished):
+        stages.finetune(make_spec(seed=0), run, straight / "pre", options(deadline=0.0))
+    other = make_spec(online={"steps": 20, "warmup_steps": 33, "buffer_capacity": 1100})
+    stages.finetune(other, run, straight / "pre", options())
+    assert "checkpoint refused" in (run / "train.log").read_text()
+
+
+# --------------------------------------------------------------------------- exact loops
+
+
+def test_a_chunk_of_updates_in_one_dispatch_is_the_serial_loop():
+    """Each update draws only from the rows that existed at its own step."""
+    agent = dfp.Agent(
+        network=make_spec().network, training=make_spec().training, observation_size=28, action_size=5,
+        config=dfp.Config(top_k=None),
+    )  # fmt: skip
+    data = random_dataset(CATALOGUE.tasks["cube-single-task2"].spec)
+    capacity, end, first, skip = 1001, 1000, 77, 2
+    rng = np.random.default_rng(1)
+    new = Rows(
+        observation=rng.normal(size=(5, 28)).astype(np.float32),
+        action=rng.uniform(-1, 1, size=(5, 5)).astype(np.float32),
+        reward=-np.ones(5, np.float32),
+        mask=np.ones(5, np.float32),
+        final=np.full(5, -1, np.int32),
+        next_observation=rng.normal(size=(5, 28)).astype(np.float32),
+    )
+    key = jax.random.key(3)
+    start = jax.jit(agent.init)(jax.random.key(0))
+    buffer = make_buffer(data, capacity + 6)
+
+    state, diagnostics, stored = online_updates(
+        agent, capacity, jax.tree.map(jnp.copy, start), no_diagnostics(agent, start), jax.tree.map(jnp.copy, buffer),
+        key, new, Span(end, 5, first, skip),
+    )  # fmt: skip
+    assert diagnostics.count == 5 - skip
+
+    @jax.jit
+    def serial_update(state, buffer, end, number):
+        data_key, update_key = jax.random.split(jax.random.fold_in(key, number))
+        batch = sample_chunks(buffer, live_rows(end, capacity), data_key, 8, 5, 0.99)
+        return agent.update(state, batch, update_key)[0]
+
+    expected, ring = start, buffer
+    for row in range(5):
+        one = Rows(*(values[row : row + 1] for values in new))
+        ring = append(ring, one, jnp.int32(end + row), jnp.int32(1))
+        if row >= skip:
+            expected = serial_update(expected, ring, jnp.int32(end + row + 1), first + row)
+    for a, b in zip(jax.tree.leaves(ring), jax.tree.leaves(stored), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # Another compiled program, so equal up to rounding.
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6)
+
+
+@pytest.mark.parametrize("idle", [True, False])
+def test_when_updates_are_dispatched_changes_nothing(straight, tmp_path, monkeypatch, idle):
+    """After every environment step, or a chunk's all at once; and a checkpoint waits for those that still wait."""
+    monkeypatch.setattr(OnlineLoop, "_device_is_idle", lambda self: idle)
+    with monkeypatch.context() as patch:
+        late_at_every_second_look(patch)
+        with pytest.raises(stages.Unfinished):
+            stages.finetune(make_spec(), tmp_path / "run", straight / "pre", options(deadline=1.0))
+    stages.finetune(make_spec(), tmp_path / "run", straight / "pre", options())
+    assert "continues from step 200" in (tmp_path / "run" / "train.log").read_text()
+    assert weights(tmp_path / "run") == weights(straight / "run")
+    assert metrics(tmp_path / "run") == metrics(straight / "run")
+
+
+def test_an_environment_in_a_process_of_its_own_plays_the_same_episode():
+    task = CATALOGUE.tasks["cube-single-task2"].spec
+    actions = np.random.default_rng(0).uniform(-1, 1, size=(41, 5, 5)).astype(np.float32)
+    here = make_environment(task)
+    with RemoteEnvironment(task) as there:
+        np.testing.assert_array_equal(there.reset(7), here.reset(7))
+        steps = 0
+        for chunk in actions:
+            for action, result in zip(chunk, there.play(chunk), strict=False):
+                expected = here.step(action)
+                np.testing.assert_array_equal(result.observation, expected.observation)
+                assert result[1:] == expected[1:]
+                steps += 1
+        # The cap ends the episode, and a chunk that begins after it is cut by the next step at once.
+        assert result.truncated
+        assert steps == 201
+
+
+def test_an_environment_that_cannot_be_made_says_why():
+    task = CATALOGUE.tasks["cube-single-task2"].spec.model_copy(update={"observation_size": 5})
+    with RemoteEnvironment(task) as environment, pytest.raises(ConfigError, match="observation_size 28"):
+        environment.reset(0)
+
+
+def test_shards_follow_each_other_by_step_and_the_last_one_is_kept():
+    task = CATALOGUE.tasks["cube-single-task2"].spec.model_copy(update={"shards": 3, "shard_interval": 10})
+    shards = offline.Shards(make_spec(task=task), Path("unused"))
+    # Update number n (from 1) draws from file n // 10 % 3, as in the authors' release.
+    first_rows = [float(shards.buffer(number - 1).observation[0, 0]) for number in (1, 9, 10, 19, 20, 30)]
+    expected = [random_dataset(task, shard).observations[0, 0] for shard in (0, 0, 1, 1, 2, 0)]
+    np.testing.assert_array_equal(first_rows, np.float32(expected))
+    assert [shards.until_next(number - 1) for number in (1, 9, 10)] == [9, 1, 10]
+    # The 40th and last offline update draws from file 4 % 3 = 1, which alone goes online.
+    np.testing.assert_array_equal(shards.at_switch().observations, random_dataset(task, 1).observations)
+
+
+def test_seeds_of_episodes_depend_on_run_stream_and_number():
+    seeds = {episode_seed(*arguments) for arguments in [(0, "a", 0), (0, "a", 1), (0, "b", 0), (1, "a", 0)]}
+    assert len(seeds) == 4
+    assert episode_seed(0, "environment", 3) == episode_seed(0, "environment", 3)
+
+
+def test_evaluation_does_not_depend_on_the_number_of_workers():
+    task = CATALOGUE.tasks["cube-single-task2"].spec
+
+    def policy(observation, episode, chunk):
+        draws = [
+            np.random.default_rng([e, c]).uniform(-1, 1, size=(5, 5)) for e, c in zip(episode + 1, chunk, strict=True)
+        ]
+        return np.float32(draws) * np.sign(observation[:, :1, None])
+
+    results = []
+    for workers in (1, 2):
+        with Evaluator(task, 3, workers) as evaluator:
+            results.append(evaluator.evaluate(policy, [5, 6, 7]))
+    assert results[0] == results[1]
+
+
+def test_an_error_of_one_worker_leaves_no_answer_for_the_next_evaluation():
+    """Which may be of another seed."""
+    pipes = [multiprocessing.Pipe() for _ in range(2)]
+    evaluator = Evaluator.__new__(Evaluator)
+    evaluator._workers = [(multiprocessing.current_process(), here) for here, _ in pipes]  # pyright: ignore
+    for answer, (_, there) in zip((SimulatorError("bad"), {1: np.zeros(3)}), pipes, strict=True):
+        there.send(answer)
+    with pytest.raises(SimulatorError, match="bad"):
+        evaluator._all("reset", {0: 5, 1: 6})
+    assert not any(here.poll() for here, _ in pipes)
+
+
+# --------------------------------------------------------------------------- what stops a run
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_term_and_spec(tmp_path, monkeypatch):
+    class Poisoned(RandomShards):
+        def read(self, shard) -> Dataset:
+            data = super().read(shard)
+            data.rewards[:] = np.inf
+            return data
+
+    monkeypatch.setattr(offline, "ShardReader", Poisoned)
+    with pytest.raises(stages.TrainingError, match=r"(critic_loss|target_mean) is not finite at step 0; .*spec \{"):
+        stages.pretrain(make_spec().pretraining(), tmp_path / "pre", options())
+    assert not (tmp_path / "pre" / "metrics.csv").exists()
+
+
+class Poisoned:
+    """A task's environment whose observation is not a number at one step; its first episode ends at step 3."""
+
+    def __init__(self, task, bad: int) -> None:
+        self.width, self.bad, self.steps = task.observation_size, bad, 0
+
+    def reset(self, seed: int) -> np.ndarray:
+        return np.zeros(self.width, np.float32)
+
+    def step(self, action: np.ndarray) -> Step:
+        self.steps += 1
+        observation = np.zeros(self.width, np.float32)
+        observation[2] = np.nan if self.steps == self.bad else 0.0
+        return Step(observation, -1.0, self.steps == 3, False, False)
+
+    def sibling(self):
+        return self
+
+
+class PoisonedHere(contextlib.nullcontext):
+    """In place of the environment in a process of its own."""
+
+    def __init__(self, task) -> None:
+        super().__init__(self)
+        self.environment = Checked(Poisoned(task, bad=7), task)
+
+    def reset(self, seed: int) -> np.ndarray:
+        return self.environment.reset(seed)
+
+    def play(self, actions):
+        for action in actions:
+            yield (step := self.environment.step(action))
+            if step.terminated:
+                return
+
+
+def test_a_simulator_that_returns_no_number_stops_training_before_the_buffer(straight, tmp_path, monkeypatch):
+    task = make_spec().task
+    monkeypatch.setattr(stages, "RemoteEnvironment", PoisonedHere)
+    seed = episode_seed(0, "environment", 1)
+    message = (
+        rf"task '{task.key}': the simulator's observation is nan \(entry 2\) at step 4 of the episode with reset seed "
+        rf"{seed}; seed 0, training episode 1"
+    )
+    with pytest.raises(stages.TrainingError, match=message):
+        stages.finetune(make_spec(), tmp_path / "run", straight / "pre", options(checkpoint_s=0.0))
+    rows = np.fromfile(tmp_path / "run" / "online_rows.bin", np.float32)
+    assert np.isfinite(rows).all()
+    assert read_attempts(tmp_path / "run")[-1].code == 3
+
+
+def test_a_simulator_that_returns_no_number_stops_an_evaluation(monkeypatch):
+    task = make_spec().task
+    monkeypatch.setattr(rollout, "make_environment", lambda task: Poisoned(task, bad=2))
+    environment = rollout._made(task)
+    assert isinstance(environment, Checked)
+    slot = environment.sibling()
+    slot.reset(11)
+    with pytest.raises(SimulatorError, match=r"nan \(entry 2\) at step 2 of the episode with reset seed 11") as caught:
+        rollout.step_chunk(slot, np.zeros((5, task.action_size), np.float32))
+    # A worker sends it through a pipe.
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_the_papers_scale_without_a_gpu_stops_before_the_first_update(tmp_path):
+    network = {"width": 512, "depth": 4, "ensemble_size": 2}
+    training = make_spec().training.model_copy(update={"offline_steps": 1_000_000, "batch_size": 256})
+    spec = make_spec(network=network, training=training).pretraining()
+    with pytest.raises(stages.TrainingError, match=r"about \d+ hours .* --allow-cpu"):
+        stages.pretrain(spec, tmp_path / "pre", options())

@@ -15,12 +15,11 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
 
-from dfp.errors import STOPPED, DfpError
+from dfp.errors import KILLED, STOPPED, DfpError
 from dfp.runs.folder import Evaluation
 from dfp.spec import TaskSpec
 from dfp.tasks import Environment, Step, make_environment
@@ -38,6 +37,12 @@ class SimulatorError(DfpError):
     """A simulator returned something that is not finite."""
 
     exit_code = STOPPED
+
+
+class SimulatorKilled(SimulatorError):
+    """The process of a simulator ended before its parent."""
+
+    exit_code = KILLED
 
 
 class Checked:
@@ -112,7 +117,7 @@ class Evaluator:
         self.slots = min(SLOTS, episodes)
         self.observation_size = task.observation_size
         count = min(workers or len(os.sched_getaffinity(0)), self.slots)
-        self._workers = [_start(_serve_slots, task) for _ in range(count)]
+        self._workers = [Worker(_serve_slots, task) for _ in range(count)]
 
     def __enter__(self) -> Evaluator:
         return self
@@ -123,7 +128,7 @@ class Evaluator:
     def close(self) -> None:
         """End the workers."""
         for worker in self._workers:
-            _end(*worker)
+            worker.close()
 
     def evaluate(self, policy: Policy, seeds: Sequence[int]) -> Evaluation:
         """Run one episode per seed, from reset to its end."""
@@ -160,11 +165,11 @@ class Evaluator:
         """Send each slot's argument to the worker that owns it; collect the answers."""
         count = len(self._workers)
         shares = [{slot: value for slot, value in by_slot.items() if slot % count == index} for index in range(count)]
-        for (_, pipe), share in zip(self._workers, shares, strict=True):
-            if share:
-                pipe.send((command, share))
+        asked = [(worker, share) for worker, share in zip(self._workers, shares, strict=True) if share]
+        for worker, share in asked:
+            worker.send((command, share))
         # All are received before one raises: the evaluation of another seed may follow.
-        received = [pipe.recv() for (_, pipe), share in zip(self._workers, shares, strict=True) if share]
+        received = [worker.receive() for worker, _ in asked]
         answers = {}
         for answer in received:
             if isinstance(answer, Exception):
@@ -177,22 +182,22 @@ class RemoteEnvironment:
     """One environment in a separate process, which plays a chunk while this process does something else."""
 
     def __init__(self, task: TaskSpec) -> None:
-        self._process, self._pipe = _start(_serve_one, task)
+        self._worker = Worker(_serve_one, task)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        _end(self._process, self._pipe)
+        self._worker.close()
 
     def reset(self, seed: int) -> np.ndarray:
         """See :meth:`Environment.reset`."""
-        self._pipe.send(seed)
+        self._worker.send(seed)
         return self._received()
 
     def play(self, actions: np.ndarray) -> Iterator[Step]:
         """Execute a chunk ``[H, A]`` open loop, up to the episode's end: a result per step, as they come."""
-        self._pipe.send(actions)
+        self._worker.send(actions)
         for _ in actions:
             step = self._received()
             yield step
@@ -200,7 +205,7 @@ class RemoteEnvironment:
                 return
 
     def _received(self) -> Any:
-        answer = self._pipe.recv()
+        answer = self._worker.receive()
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -209,21 +214,47 @@ class RemoteEnvironment:
 # --------------------------------------------------------------------------- worker processes
 
 
-def _start(serve: Callable[[TaskSpec, Connection], None], task: TaskSpec) -> tuple[BaseProcess, Connection]:
-    """A fresh interpreter: a fork would copy JAX's threads and device handles in mid-air."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=serve, args=(task, there), daemon=True)
-    process.start()
-    there.close()
-    return process, here
+class Worker:
+    """A process that serves simulators, and the pipe to it."""
+
+    def __init__(self, serve: Callable[[TaskSpec, Connection], None], task: TaskSpec) -> None:
+        # A fresh interpreter: a fork would copy JAX's threads and device handles in mid-air.
+        context = multiprocessing.get_context("spawn")
+        self._task = task
+        self._pipe, there = context.Pipe()
+        self._process = context.Process(target=serve, args=(task, there), daemon=True)
+        self._process.start()
+        there.close()
+
+    def send(self, message: Any) -> None:
+        """Ask the process; :meth:`receive` says if it has ended."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            self._pipe.send(message)
+
+    def receive(self) -> Any:
+        """The answer, which may be an exception: the process's, or that it has ended."""
+        try:
+            return self._pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._process.join(timeout=5)
+            return SimulatorKilled(
+                f"task '{self._task.key}': the simulator's process has ended "
+                f"({_ending(self._process.exitcode)}); the same command continues from the last checkpoint"
+            )
+
+    def close(self) -> None:
+        """End the process."""
+        self._pipe.close()
+        self._process.join(timeout=5)
+        if self._process.is_alive():
+            self._process.terminate()
 
 
-def _end(process: BaseProcess, pipe: Connection) -> None:
-    pipe.close()
-    process.join(timeout=5)
-    if process.is_alive():
-        process.terminate()
+def _ending(code: int | None) -> str:
+    """How a process ended, by its exit code."""
+    if code == -signal.SIGKILL:
+        return "killed, perhaps for its memory"
+    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
 def _serve_one(task: TaskSpec, pipe: Connection) -> None:

@@ -251,7 +251,7 @@ class Session:
         try:
             yield
         except SimulatorError as error:
-            raise TrainingError(f"{self.folder.path}: {error}; seed {self.spec.seed}, {what}") from None
+            raise type(error)(f"{self.folder.path}: {error}; seed {self.spec.seed}, {what}") from None
 
     def evaluate(self, state: AgentState, stage_step: int) -> None:
         """One evaluation, a row of the metrics. It shares no random stream with training."""

@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from support.small_runs import (
     weights,
 )
 
+from dfp import errors
 from dfp.agents import dfp
 from dfp.runs.attempts import read_attempts, spent_s
 from dfp.runs.value_log import read_values
@@ -36,7 +38,14 @@ from dfp.tasks import Dataset, Step, make_environment
 from dfp.training import offline, rollout, stages
 from dfp.training.online import OnlineLoop
 from dfp.training.replay import Rows, append, live_rows, make_buffer, sample_chunks
-from dfp.training.rollout import Checked, Evaluator, RemoteEnvironment, SimulatorError, episode_seed
+from dfp.training.rollout import (
+    Checked,
+    Evaluator,
+    RemoteEnvironment,
+    SimulatorError,
+    SimulatorKilled,
+    episode_seed,
+)
 from dfp.training.session import Session
 from dfp.training.updates import Span, no_diagnostics, online_updates
 
@@ -394,14 +403,29 @@ def test_evaluation_does_not_depend_on_the_number_of_workers():
 
 def test_an_error_of_one_worker_leaves_no_answer_for_the_next_evaluation():
     """Which may be of another seed."""
-    pipes = [multiprocessing.Pipe() for _ in range(2)]
+    answers = [[SimulatorError("bad")], [{1: np.zeros(3)}]]
     evaluator = Evaluator.__new__(Evaluator)
-    evaluator._workers = [(multiprocessing.current_process(), here) for here, _ in pipes]  # pyright: ignore
-    for answer, (_, there) in zip((SimulatorError("bad"), {1: np.zeros(3)}), pipes, strict=True):
-        there.send(answer)
+    evaluator._workers = [SimpleNamespace(send=lambda _: None, receive=left.pop) for left in answers]  # pyright: ignore
     with pytest.raises(SimulatorError, match="bad"):
         evaluator._all("reset", {0: 5, 1: 6})
-    assert not any(here.poll() for here, _ in pipes)
+    assert answers == [[], []]
+
+
+def test_a_simulator_that_is_killed_is_one_line_and_not_a_traceback():
+    """As the kernel does when the memory is used up. Snakemake runs the job again."""
+    task = CATALOGUE.tasks["cube-single-task2"].spec
+    with RemoteEnvironment(task) as environment:
+        environment.reset(0)
+        os.kill(environment._worker._process.pid, signal.SIGKILL)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(SimulatorKilled, match="cube-single-task2.*killed") as caught:
+            list(environment.play(np.zeros((5, 5))))
+        assert errors.exit_code(caught.value) == 137
+    with Evaluator(task, 2, 2) as evaluator:
+        evaluator._all("reset", {0: 5, 1: 6})
+        os.kill(evaluator._workers[1]._process.pid, signal.SIGKILL)  # pyright: ignore[reportArgumentType]
+        with pytest.raises(SimulatorKilled, match="cube-single-task2.*killed"):
+            evaluator._all("reset", {0: 5, 1: 6})
+        assert evaluator._all("reset", {0: 5}).keys() == {0}
 
 
 # --------------------------------------------------------------------------- what stops a run
@@ -464,7 +488,7 @@ def test_a_simulator_that_returns_no_number_stops_training_before_the_buffer(str
         rf"task '{task.key}': the simulator's observation is nan \(entry 2\) at step 4 of the episode with reset seed "
         rf"{seed}; seed 0, training episode 1"
     )
-    with pytest.raises(stages.TrainingError, match=message):
+    with pytest.raises(SimulatorError, match=message):
         stages.finetune(make_spec(), tmp_path / "run", straight / "pre", options(checkpoint_s=0.0))
     rows = np.fromfile(tmp_path / "run" / "online_rows.bin", np.float32)
     assert np.isfinite(rows).all()

@@ -219,10 +219,10 @@ def _note(
         return last.reason.removeprefix("failed: ")
     if state == "stalled":
         if heartbeat is None:
-            return "the latest attempt left no word of its end"
+            return "the latest attempt did not record its end"
         return f"no heartbeat for {duration(now - heartbeat)}: killed, or its node is gone"
     if state == "waiting" and last is not None:
-        return "met its deadline; continues when it is started again"
+        return "reached its deadline; continues when it is started again"
     if state == "running" and last is not None:
         quiet = now - (last.started if progress is None else progress.updated.timestamp())
         if quiet > QUIET_S:

@@ -27,7 +27,9 @@ def hours(view: Overview) -> str:
     """One line: what is used and what is left."""
     left = "unknown until a run has made steps" if view.hours_left is None else f"about {view.hours_left:,.1f}"
     rest = (
-        f", not counting {view.unknown} runs like none so far" if view.unknown and view.hours_left is not None else ""
+        f", not counting {view.unknown} runs of kinds that have not begun"
+        if view.unknown and view.hours_left is not None
+        else ""
     )
     return f"{view.unit}: {view.hours_used:,.1f} used, lost work included; {left} left{rest}"
 

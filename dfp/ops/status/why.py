@@ -106,11 +106,11 @@ def advice(
         case "done":
             lines.append(f"nothing; its settings: dfp run show {shlex.quote(str(folder))}")
         case "running":
-            lines.append(f"nothing; to look on: tail -f {folder / TEXT_LOG}")
+            lines.append(f"nothing; to watch it: tail -f {folder / TEXT_LOG}")
         case "waiting":
             lines.append(again if last else f"start the workflow, or by hand: {command}")
         case "stalled":
-            lines += ["its process is gone, and the lease is taken over by the next attempt", again]
+            lines += ["its process is gone; the next attempt takes over the lease", again]
         case "failed" if code == BAD_INPUT:
             lines += ["put right what the message above names; to look at everything: dfp ops doctor", again]
         case "failed" if code == STOPPED:

@@ -417,13 +417,13 @@ def test_a_simulator_that_is_killed_is_one_line_and_not_a_traceback():
     with RemoteEnvironment(task) as environment:
         environment.reset(0)
         os.kill(environment._worker._process.pid, signal.SIGKILL)  # pyright: ignore[reportArgumentType]
-        with pytest.raises(SimulatorKilled, match="cube-single-task2.*killed") as caught:
+        with pytest.raises(SimulatorKilled, match=r"cube-single-task2.*killed") as caught:
             list(environment.play(np.zeros((5, 5))))
         assert errors.exit_code(caught.value) == 137
     with Evaluator(task, 2, 2) as evaluator:
         evaluator._all("reset", {0: 5, 1: 6})
         os.kill(evaluator._workers[1]._process.pid, signal.SIGKILL)  # pyright: ignore[reportArgumentType]
-        with pytest.raises(SimulatorKilled, match="cube-single-task2.*killed"):
+        with pytest.raises(SimulatorKilled, match=r"cube-single-task2.*killed"):
             evaluator._all("reset", {0: 5, 1: 6})
         assert evaluator._all("reset", {0: 5}).keys() == {0}
 

@@ -62,6 +62,8 @@ def export(to: str, results_dir: Path, out: Path | None) -> list[Path]:
             written.append(write(run, points, place))
             if not (results_dir / run.folder / VALUE_LOG).exists():
                 log.warning("%s: no %s, an earlier version made the run: evaluations alone", run.folder, VALUE_LOG)
+    if to == "wandb":
+        importlib.import_module(to).teardown()  # its service may still be writing after the end of the last run
     return written
 
 

@@ -124,7 +124,7 @@ def test_a_new_crate_replaces_the_old_one_and_nothing_else(results, tmp_path):
     assert not (tmp_path / "crate" / "table2.csv").exists()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("dear to me")
-    with pytest.raises(ConfigError, match=r"mine: a folder that is no crate; choose another --out"):
+    with pytest.raises(ConfigError, match=r"mine: .*--out"):
         export("rocrate", results, tmp_path / "mine")
     assert (tmp_path / "mine" / "thesis.tex").read_text() == "dear to me"
 

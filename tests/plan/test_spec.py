@@ -163,7 +163,7 @@ def test_an_offline_run_is_the_whole_method_on_its_own_tasks_and_seeds():
 
 def test_an_offline_table_needs_its_tasks_and_seeds():
     config = content("config") | {"experiments": ["table8"], "offline": None}
-    with pytest.raises(ConfigError, match="test: 'table8' needs 'offline', its tasks and seeds"):
+    with pytest.raises(ConfigError, match=r"test: 'table8' .*'offline'"):
         parse_config(config, "test")
 
 
@@ -238,7 +238,7 @@ def test_digests_of_known_runs():
 def test_methods_that_share_a_pretraining_must_share_the_offline_phase():
     catalogue = json.loads(CATALOGUE.model_dump_json())
     catalogue["methods"]["dfp"]["agent"]["bandwidths"] = [0.1]
-    with pytest.raises(ConfigError, match="'dfp-no-topk' and 'dfp' have one 'pretraining'"):
+    with pytest.raises(ConfigError, match=r"'dfp-no-topk' and 'dfp' .*'pretraining'"):
         plan(TABLE2, type(CATALOGUE).model_validate(catalogue))
 
 

@@ -113,7 +113,7 @@ def test_a_film_without_its_packages_or_name_is_refused(policy, tmp_path, monkey
         with pytest.raises(ConfigError, match=r"play\.gif: a film is an mp4 file"):
             play(policy, view, 1, 0, tmp_path / "play.gif")
         monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
-        with pytest.raises(ConfigError, match=r"not installed; films need `uv sync --extra video`$"):
+        with pytest.raises(ConfigError, match=r"`uv sync --extra video`$"):
             play(policy, view, 1, 0, tmp_path / "play.mp4")
     assert list(tmp_path.iterdir()) == []
 
@@ -127,10 +127,10 @@ def test_the_first_context_that_works_is_chosen(monkeypatch):
     assert rendering.choose_context() == os.environ["MUJOCO_GL"] == "osmesa"
     assert rendering.choose_context() == "osmesa"  # as it is set
     monkeypatch.setattr(rendering, "_works", lambda context: False)
-    with pytest.raises(ConfigError, match=r"^MUJOCO_GL is 'osmesa', and no OpenGL context .*; unset it, or set one"):
+    with pytest.raises(ConfigError, match=r"^MUJOCO_GL .*'osmesa'"):
         rendering.choose_context()
     del os.environ["MUJOCO_GL"]
-    with pytest.raises(ConfigError, match=r"^no OpenGL context: neither egl nor osmesa works here; .*libosmesa6"):
+    with pytest.raises(ConfigError, match=r" egl .*osmesa .*libosmesa6"):
         rendering.choose_context()
     assert "MUJOCO_GL" not in os.environ
 
@@ -141,7 +141,7 @@ def test_a_context_that_cannot_be_made_does_not_work():
 
 def test_a_view_of_its_own_takes_neither_camera_nor_size():
     for given in ({"camera": "front"}, {"size": (64, 64)}):
-        with pytest.raises(ConfigError, match="task 'point-mass': camera and size are its environment's own"):
+        with pytest.raises(ConfigError, match=r"'point-mass': camera and size "):
             open_view(POINT, **given)
 
 
@@ -218,7 +218,7 @@ def test_figure_2_is_made_of_the_pictures_of_the_gallery(tmp_path):
 
 
 def test_figure_2_says_where_its_pictures_come_from(tmp_path):
-    with pytest.raises(ConfigError, match=r"gallery/tasks\.csv: no such file; run `dfp report gallery"):
+    with pytest.raises(ConfigError, match=r"gallery/tasks\.csv: .*`dfp report gallery"):
         write_figure(2, tmp_path)
 
 

@@ -59,14 +59,12 @@ def test_a_running_one_gives_its_newest_checkpoint(run):
 def test_bad_input_is_named(run, tmp_path):
     folder, spec, state = run
     save(folder / FINAL_STATE, state, spec.digest(), {"step": 7})
-    with pytest.raises(ValueError, match=r"observation: shape \(5,\); wanted \[28\]"):
+    with pytest.raises(ValueError, match=r"observation: .*\(5,\).*\[28\]"):
         dfp.load_policy(folder)(np.zeros(5), seed=0)
     (folder / FINAL_STATE).unlink()
     (folder / METRICS).touch()
     (folder / MANIFEST).write_text(json.dumps({"spec": json.loads(spec.canonical())}))
-    with pytest.raises(
-        CheckpointError, match=r"agent\.npz: no such file; to get it back run what made it again: python"
-    ):
+    with pytest.raises(CheckpointError, match=r"agent\.npz: .*: python"):
         dfp.load_policy(folder)
     with pytest.raises(ConfigError, match="no run was started here"):
         dfp.load_policy(tmp_path / "nowhere")

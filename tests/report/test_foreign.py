@@ -108,10 +108,10 @@ def test_an_edited_manifest_and_metrics_without_one_are_refused(tmp_path: Path):
     content = json.loads(path.read_text())
     content["spec"]["training"]["learning_rate"] = 1e-3
     path.write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match=r"manifest\.json: 'digest' is not that of its 'spec'"):
+    with pytest.raises(ConfigError, match=r"manifest\.json: 'digest' .*'spec'"):
         write_metrics(results)
     path.unlink()
-    with pytest.raises(ConfigError, match=r"manifest\.json: no such file; metrics\.csv alone"):
+    with pytest.raises(ConfigError, match=r"manifest\.json: no such file"):
         write_metrics(results, partial=True)
 
 
@@ -131,7 +131,7 @@ def test_metrics_edited_after_the_run_are_refused(tmp_path: Path, reader: str):
     READERS["metrics"](results, False)  # nothing is wrong with them
     metrics = results / f"runs/{TASK}/dfp/seed1/metrics.csv"
     metrics.write_text(metrics.read_text().replace("0.5", "0.9"))
-    with pytest.raises(ConfigError, match=r"^[^\n]*dfp/seed1/metrics\.csv: not the file that manifest\.json records"):
+    with pytest.raises(ConfigError, match=r"^[^\n]*dfp/seed1/metrics\.csv: .*manifest\.json"):
         READERS[reader](results, False)
 
 
@@ -154,14 +154,14 @@ def test_a_run_table_without_digests_is_judged_by_its_configuration(tmp_path: Pa
     results = shutil.copytree(merged, tmp_path / "results")
     runs = read_runs(results)
     runs.drop(columns=["digest", "pretrained_digest"]).to_csv(results / "runs.csv", index=False)
-    with pytest.raises(ConfigError, match=r"learning_rate is 0\.001, here belongs 0\.0003"):
+    with pytest.raises(ConfigError, match=r"learning_rate .*0\.001, .*0\.0003"):
         write_metrics(results)
-    with pytest.raises(ConfigError, match=r"learning_rate is 0\.001, here belongs 0\.0003"):
+    with pytest.raises(ConfigError, match=r"learning_rate .*0\.001, .*0\.0003"):
         refuse_misplaced(results / f"runs/{TASK}/dfp/seed1")
     replace(results / f"runs/{TASK}/dfp/seed1", finished(tmp_path / "right") / f"runs/{TASK}/dfp/seed1")
     write_metrics(results)
     (results / CONFIG).unlink()
-    with pytest.raises(ConfigError, match=r"runs\.csv: column 'digest' is missing .* dfp report runs --config"):
+    with pytest.raises(ConfigError, match=r"runs\.csv: .*'digest' .* dfp report runs --config"):
         write_metrics(results)
 
 
@@ -169,7 +169,7 @@ def test_without_a_configuration_the_run_table_itself_says_what_belongs(tmp_path
     results = finished(tmp_path)
     (results / CONFIG).unlink()
     replace(results / f"runs/{TASK}/dfp/seed1", results / f"runs/{TASK}/dfp/seed0")
-    with pytest.raises(ConfigError, match=r"dfp/seed1/manifest\.json: seed is 0, here belongs 1"):
+    with pytest.raises(ConfigError, match=r"dfp/seed1/manifest\.json: seed .*0, .*1;"):
         write_metrics(results)
 
 

@@ -163,7 +163,7 @@ class TestCollect:
         spec = self.specs["runs/cube-single-task2/dfp/seed1"]
         faster = spec.training.model_copy(update={"learning_rate": 1e-3})
         write_run(results / "runs/cube-single-task2/dfp/seed1", spec.model_copy(update={"training": faster}), 0.5)
-        with pytest.raises(ConfigError, match=r"dfp/seed1/manifest\.json: digest .* is none of config/study\.yaml"):
+        with pytest.raises(ConfigError, match=r"dfp/seed1/manifest\.json: digest .*config/study\.yaml"):
             collect_study("study", results, tmp_path / "s")
         with pytest.raises(ConfigError, match="study 'demo': allowed: study, study-lift, equality"):
             collect_study("demo", results, tmp_path / "s")

@@ -90,7 +90,7 @@ class TestPaperCells:
     def test_groups(self):
         assert tasks_of("Robomimic", 4) == ("lift", "square", "can")
         assert len(tasks_of(AVERAGE, 1)) == 12
-        with pytest.raises(ConfigError, match="'Cubes' is neither a task, a group nor 'average'"):
+        with pytest.raises(ConfigError, match=r"'Cubes' .*'average'"):
             tasks_of("Cubes", 4)
 
 

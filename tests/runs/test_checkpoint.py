@@ -50,9 +50,9 @@ def test_a_flipped_bit_is_refused(tmp_path):
 def test_another_spec_another_shape_and_no_file_are_refused(tmp_path):
     path = tmp_path / "c.npz"
     save(path, STATE, "d" * 64, {"step": 1})
-    with pytest.raises(CheckpointError, match="belongs to spec dddddddddddd, not to eeeeeeeeeeee"):
+    with pytest.raises(CheckpointError, match=r"dddddddddddd.*eeeeeeeeeeee"):
         load(path, STATE, "e" * 64)
-    with pytest.raises(CheckpointError, match=r"\['a'\] is float32\(5,\), not float32\(6,\)"):
+    with pytest.raises(CheckpointError, match=r"\['a'\] .*float32\(5,\).*float32\(6,\)"):
         load(path, {**STATE, "a": np.zeros(6, np.float32)}, "d" * 64)
     with pytest.raises(CheckpointError, match="no such file"):
         load(tmp_path / "none.npz", STATE, "d")

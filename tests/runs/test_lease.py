@@ -91,7 +91,7 @@ def test_an_owner_that_was_taken_for_dead_writes_nothing(tmp_path):
     with Lease(tmp_path) as sleeper:
         sleeper.confirm()
         (tmp_path / "lease.json").write_text(json.dumps({"host": "elsewhere", "pid": 1, "job": "9", "since": 1}))
-        with pytest.raises(RunFolderError, match="was taken over by process 1 on elsewhere, job 9"):
+        with pytest.raises(RunFolderError, match="process 1 on elsewhere, job 9"):
             sleeper.confirm()
     assert (tmp_path / "lease.json").exists()
 
@@ -225,7 +225,7 @@ def test_runs_that_differ_in_more_than_their_seeds_are_no_program():
 
 @pytest.mark.parametrize("text", ["{", "[1]", '[{"spec": {}}]'])
 def test_a_pack_that_is_none_is_named(text):
-    with pytest.raises(ConfigError, match="--runs: not a list of spec, run_dir and pretrained"):
+    with pytest.raises(ConfigError, match=r"--runs: .*spec, run_dir and pretrained"):
         parse_members(text)
 
 

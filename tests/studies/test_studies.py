@@ -272,12 +272,12 @@ def test_draw_theory():
 
 
 def test_bad_input_is_named(tmp_path: Path):
-    with pytest.raises(ConfigError, match="study 'fields': not one of the studies made here: theory, field"):
+    with pytest.raises(ConfigError, match=r"'fields': .*: theory, field"):
         write_study("fields", tmp_path)
-    with pytest.raises(ConfigError, match=r"field.csv: no such file; `dfp study field` computes it"):
+    with pytest.raises(ConfigError, match=r"field.csv: .*`dfp study field`"):
         write_study("field", tmp_path)
     (tmp_path / "theory_points.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(ConfigError, match=r"theory_points.csv: not the numbers of 'theory'"):
+    with pytest.raises(ConfigError, match=r"theory_points.csv: .*'theory'"):
         write_study("theory", tmp_path)
     done = CliRunner().invoke(app, ["study", "fields", "--results-dir", str(tmp_path)])
     assert done.exit_code == 2

@@ -152,22 +152,22 @@ def test_a_file_other_than_the_recorded_one_is_refused(tmp_path):
     other = changed("actions", lambda a: a + 1e-3)
     other = other[: file.stat().st_size].ljust(file.stat().st_size, b"\0")
     file.write_bytes(other)
-    with pytest.raises(DataError, match=r"0\.npz: not the file its manifest records \(sha256 \w{12}\.\.\., recorded"):
+    with pytest.raises(DataError, match=r"0\.npz: .*\(sha256 \w{12}\.\.\., recorded"):
         load_dataset(CUBE, DOWNLOAD, tmp_path)
     file.write_bytes(other[:-1])
     for use in (load_dataset, lambda *where: prepare_dataset(*where, 1)):
-        with pytest.raises(DataError, match=r"0\.npz: not the file its manifest records \(\d+ bytes, recorded \d+\)"):
+        with pytest.raises(DataError, match=r"0\.npz: .*\(\d+ bytes, recorded \d+\)"):
             use(CUBE, DOWNLOAD, tmp_path)
     assert file.read_bytes() == other[:-1]
     file.unlink()
-    with pytest.raises(DataError, match=r"0\.npz: no such file.*run `dfp data cube-single-task2 --config"):
+    with pytest.raises(DataError, match=r"0\.npz: .*`dfp data cube-single-task2 --config"):
         load_dataset(CUBE, DOWNLOAD, tmp_path)
 
 
 def test_a_folder_without_manifest_is_no_dataset(tmp_path):
     file = record(tmp_path, CUBE, npz(small()))
     file.with_name("manifest.json").unlink()
-    with pytest.raises(DataError, match=r"manifest\.json: no such dataset; run `dfp data cube-single-task2"):
+    with pytest.raises(DataError, match=r"manifest\.json: .*`dfp data cube-single-task2"):
         load_dataset(CUBE, DOWNLOAD, tmp_path)
 
 

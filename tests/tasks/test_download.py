@@ -135,7 +135,7 @@ def test_a_dropped_connection_is_resumed_where_it_stopped(tmp_path, server):
 
 def test_progress_renews_patience_and_standstill_ends_it(tmp_path, server):
     server.faults = [100] * 8 + [0] * 5
-    with pytest.raises(DataError, match=r"cannot be fetched .*; 800 bytes are kept\. Compute nodes often have no") as e:
+    with pytest.raises(DataError, match=r" 800 bytes ") as e:
         fetch(tmp_path)
     assert "\n" not in str(e.value)
     assert names(tmp_path) == PARTIAL
@@ -214,7 +214,7 @@ def test_what_is_no_dataset_is_deleted_and_its_address_named(tmp_path, server, c
 
 def test_a_dataset_that_is_not_the_tasks_is_kept_as_a_part(tmp_path, server):
     server.files["/ogbench/cube-single-play-v0.npz"] = changed("qpos", lambda q: q[:6])
-    with pytest.raises(DataError, match=r"cube-single-play-v0\.npz\.part: 'qpos' has shape"):
+    with pytest.raises(DataError, match=r"cube-single-play-v0\.npz\.part: 'qpos' "):
         fetch(tmp_path)
     assert names(tmp_path) == PARTIAL
 
@@ -257,7 +257,7 @@ def test_a_full_disk_is_named_and_what_is_there_is_kept(tmp_path, server):
 
 
 def test_another_number_of_transitions_than_published_is_refused(tmp_path, server):
-    with pytest.raises(DataError, match="5 transitions, but task 'cube-single-task2' says that 6 were published"):
+    with pytest.raises(DataError, match=r" 5 transitions.*'cube-single-task2'.* 6 "):
         fetch(tmp_path, CUBE.model_copy(update={"rows": 6}))
     assert "manifest.json" not in names(tmp_path)
 

@@ -149,15 +149,13 @@ def test_a_thousand_episodes_make_a_file(tmp_path, recorded, monkeypatch):
 
 def test_a_recording_process_that_dies_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr(recording, "_obey_parent", functools.partial(os._exit, 9))
-    with pytest.raises(DataError, match=r"a recording process died \(out of memory\?\); finished episodes are kept"):
+    with pytest.raises(DataError, match=r"recording process died"):
         record_here(tmp_path, processes=1)
 
 
 def test_a_dataset_without_expert_is_refused(tmp_path):
     octuple = CUBE.model_copy(update={"dataset": "cube-octuple-play-v0"})
-    with pytest.raises(
-        ConfigError, match="unknown dataset to generate 'cube-octuple-play-v0'; allowed: cube-single-play-v0, "
-    ):
+    with pytest.raises(ConfigError, match=r"'cube-octuple-play-v0'; allowed: cube-single-play-v0, "):
         prepare_dataset(octuple, RECORDED, tmp_path, 1)
 
 

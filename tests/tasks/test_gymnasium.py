@@ -205,15 +205,13 @@ def test_a_file_that_is_not_there_is_asked_for(tmp_path, monkeypatch):
 
 
 def test_nothing_records_its_data(tmp_path):
-    with pytest.raises(
-        ConfigError, match="task 'point-mass': no expert records data of suite 'gymnasium'; allowed: sour"
-    ):
+    with pytest.raises(ConfigError, match=r"'point-mass': .*'gymnasium'; allowed: sour"):
         prepare_dataset(POINT, DataSpec(source="generate", episodes=1, seed=0), tmp_path, 1)
 
 
 def test_other_rows_than_the_task_says_are_refused(tmp_path):
     copied(tmp_path)
-    with pytest.raises(DataError, match="3 transitions, but task 'point-mass' says that 4 were published"):
+    with pytest.raises(DataError, match=r" 3 transitions.*'point-mass'.* 4 "):
         prepare_dataset(POINT.model_copy(update={"rows": 4}), DOWNLOAD, tmp_path, 1)
 
 

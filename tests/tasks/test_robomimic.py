@@ -174,10 +174,10 @@ def test_a_task_that_is_not_the_environments_is_refused(change, message):
 
 def test_another_or_no_simulator_is_refused(monkeypatch):
     monkeypatch.setitem(adapter.SIMULATOR, "robosuite", "1.4.1")
-    with pytest.raises(ConfigError, match=r"^package 'robosuite': found version 1\.5\.1, wanted 1\.4\.1$"):
+    with pytest.raises(ConfigError, match=r"'robosuite': .*1\.5\.1.*1\.4\.1$"):
         make_environment(LIFT)
     monkeypatch.setattr(adapter, "installed_versions", lambda: {"robosuite": "none", "mujoco": "3.7.0"})
-    with pytest.raises(ConfigError, match=r"^package 'robosuite': not installed; .*`uv sync --extra robomimic`$"):
+    with pytest.raises(ConfigError, match=r"'robosuite': .*`uv sync --extra robomimic`$"):
         make_environment(LIFT)
 
 

@@ -125,12 +125,12 @@ def test_a_replay_of_other_actions_fails(recorded, tmp_path):
 
 def test_a_replay_needs_models_and_robomimic(tmp_path):
     record(tmp_path, store(tmp_path / "small.hdf5", small()))
-    with pytest.raises(DataError, match="demo_0 has no attribute 'model_file'; a replay needs the model"):
+    with pytest.raises(DataError, match=r"demo_0 .*'model_file'"):
         check(LIFT, DOWNLOAD, tmp_path, None)
     cube = load_catalogue().tasks["cube-single-task2"].spec
     with pytest.raises(
         ConfigError,
-        match=r"'cube-single-task2': recordings of suite 'ogbench' cannot .*; allowed: tasks of suite 'robomimic'$",
+        match=r"'cube-single-task2': .*'ogbench'.*; allowed: .*'robomimic'$",
     ):
         check(cube, DOWNLOAD, tmp_path, None)
 

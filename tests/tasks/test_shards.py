@@ -163,7 +163,7 @@ def test_a_file_that_is_missing_in_the_middle_is_named_before_the_first_is_read(
 def test_a_file_of_another_size_is_named_before_the_first_is_read(tmp_path, folder):
     with (folder / "4.npz").open("ab") as stream:
         stream.write(b"!")
-    with pytest.raises(DataError, match=r"/4\.npz: not the file its manifest records \(\d+ bytes, .*; delete it, then"):
+    with pytest.raises(DataError, match=r"/4\.npz: .*\(\d+ bytes, .*delete it"):
         ShardReader(CUBE, DOWNLOAD, tmp_path)
 
 
@@ -173,7 +173,7 @@ def test_a_damaged_file_is_named_at_its_turn_and_the_others_can_be_read(reader, 
     (folder / "1.npz").write_bytes(damaged)
     assert reader.read(0).observations[0, 0] == 0
     reader.prefetch(1)
-    with pytest.raises(DataError, match=r"/1\.npz: not the file its manifest records \(sha256 \w{12}\.\.\., recorded"):
+    with pytest.raises(DataError, match=r"/1\.npz: .*\(sha256 \w{12}\.\.\., recorded"):
         reader.read(1)
     assert reader.read(2).observations[0, 0] == 200
 
@@ -184,7 +184,7 @@ def test_a_file_that_changes_later_is_verified_again(reader, folder):
     size = (folder / "1.npz").stat().st_size
     (folder / "1.npz").write_bytes(other[:size].ljust(size, b"\0"))
     os.utime(folder / "1.npz", ns=(1, 1))
-    with pytest.raises(DataError, match=r"/1\.npz: not the file its manifest records \(sha256"):
+    with pytest.raises(DataError, match=r"/1\.npz: .*\(sha256"):
         reader.read(1)
     (folder / "1.npz").unlink()
     with pytest.raises(DataError, match=r"/1\.npz: no such file"):
@@ -199,7 +199,7 @@ def test_a_file_that_does_not_exist_is_refused_at_once(reader, shard):
 
 
 def test_a_dataset_that_is_not_prepared_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"manifest\.json: no such dataset; run `dfp data cube-single-task2 "):
+    with pytest.raises(DataError, match=r"manifest\.json: .*`dfp data cube-single-task2 "):
         ShardReader(CUBE, DOWNLOAD, tmp_path)
 
 

@@ -439,7 +439,7 @@ def test_a_loss_that_is_not_finite_stops_with_step_term_and_spec(tmp_path, monke
             return data
 
     monkeypatch.setattr(offline, "ShardReader", Poisoned)
-    with pytest.raises(stages.TrainingError, match=r"(critic_loss|target_mean) is not finite at step 0; .*spec \{"):
+    with pytest.raises(stages.TrainingError, match=r"(critic_loss|target_mean) .*step 0; .*spec \{"):
         stages.pretrain(make_spec().pretraining(), tmp_path / "pre", options())
     assert not (tmp_path / "pre" / "metrics.csv").exists()
 
@@ -484,10 +484,7 @@ def test_a_simulator_that_returns_no_number_stops_training_before_the_buffer(str
     task = make_spec().task
     monkeypatch.setattr(stages, "RemoteEnvironment", PoisonedHere)
     seed = episode_seed(0, "environment", 1)
-    message = (
-        rf"task '{task.key}': the simulator's observation is nan \(entry 2\) at step 4 of the episode with reset seed "
-        rf"{seed}; seed 0, training episode 1"
-    )
+    message = rf"'{task.key}': .*observation .*nan \(entry 2\) .*step 4 .*seed {seed}; seed 0, training episode 1"
     with pytest.raises(SimulatorError, match=message):
         stages.finetune(make_spec(), tmp_path / "run", straight / "pre", options(checkpoint_s=0.0))
     rows = np.fromfile(tmp_path / "run" / "online_rows.bin", np.float32)
@@ -502,7 +499,7 @@ def test_a_simulator_that_returns_no_number_stops_an_evaluation(monkeypatch):
     assert isinstance(environment, Checked)
     slot = environment.sibling()
     slot.reset(11)
-    with pytest.raises(SimulatorError, match=r"nan \(entry 2\) at step 2 of the episode with reset seed 11") as caught:
+    with pytest.raises(SimulatorError, match=r"nan \(entry 2\) .*step 2 .*seed 11") as caught:
         rollout.step_chunk(slot, np.zeros((5, task.action_size), np.float32))
     # A worker sends it through a pipe.
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)

@@ -114,9 +114,9 @@ def test_a_suite_from_outside_is_made_recorded_and_read(outside):
     environment = tasks.make_environment(task)
     start = environment.reset(0)
     assert environment.step(np.array([-1.0])).observation == pytest.approx(start - 0.2)
-    with pytest.raises(ConfigError, match=r"^task 'bead': suite 'my_package.my_suite' draws no pictures$"):
+    with pytest.raises(ConfigError, match=r"^task 'bead': .*'my_package.my_suite'"):
         tasks.open_view(task)
-    with pytest.raises(DataError, match="no address to fetch it from; copy it there, or name a mirror by MY_SUITE_URL"):
+    with pytest.raises(DataError, match="MY_SUITE_URL"):
         tasks.prepare_dataset(task, DataSpec(source="download"), outside / "data", 1)
 
 

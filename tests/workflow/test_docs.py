@@ -9,6 +9,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import typer
 import yaml
@@ -175,3 +176,25 @@ def names_in(node: ast.stmt) -> set[str]:
         return {node.name}
     targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
     return {target.id for target in targets if isinstance(target, ast.Name)}
+
+
+# --------------------------------------------------------------------------- numbers in prose
+
+
+def test_the_readme_reports_the_study():
+    """Its table, and each difference with its interval, are those of docs/study."""
+    text = (ROOT / "README.md").read_text()
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+    methods = pd.read_csv(ROOT / "docs" / "study" / "study-methods.csv").set_index("label")
+    methods = methods.loc[methods.stage == "finetune"]
+    shown = {row[0]: row[1:] for row in rows if row[0] in methods.index}
+    assert list(shown) == ["DFP", "DFP w/o top-K", "MVP w/ top-K", "MVP"]
+    for label, cells in shown.items():
+        found = methods.loc[label]
+        rates = [f"{100 * found[name]:.0f} %" for name in ("offline_mean", "last_mean", "area_mean")]
+        assert cells == [f"{found.n}", *rates, f"{found.steps_median:,.0f}"], label
+
+    claims = pd.read_csv(ROOT / "docs" / "study" / "study-claims.csv").set_index("difference")
+    for row in claims.loc[["dfp − mvp"]].itertuples():
+        for points in (row.value, row.low, row.high):
+            assert re.search(rf"(?<![\d.]){100 * points:.0f}(?![\d.])", text), (row.score, points)

@@ -296,6 +296,16 @@ def test_the_online_phase_begins_with_the_critics_of_the_offline_phase(phase):
     close(phase.at_switch.target_critic, tree(phase.pretrained.target_critic), rtol=0.0, atol=0.0)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_training_begins_with_the_target_critic_equal_to_the_critic_and_new_moments(method):
+    agent = METHODS[method].agent()
+    state = agent.init(jax.random.key(3))
+    close(state.target_critic, tree(state.critic), rtol=0.0, atol=0.0)
+    moments = [leaf for leaf in jax.tree.leaves(state.optimiser) if leaf.ndim]
+    assert moments
+    assert not any(np.any(leaf) for leaf in moments)
+
+
 @pytest.mark.parametrize("method", [name for name in METHODS if METHODS[name].has_old])
 def test_pi_old_becomes_the_policy_whatever_it_was(method):
     agent = METHODS[method].agent()

@@ -162,6 +162,15 @@ def test_joint_bandwidths_are_added_each_at_unit_rms():
     np.testing.assert_allclose(both, parts[0] + parts[1], rtol=1e-4, atol=1e-5)
 
 
+def test_joint_a_force_below_the_floor_is_smaller_than_unit_rms():
+    """The release divides by max(RMS, 1e-4). Points that lie within 1e-7 of each other hardly move."""
+    points, positive = jnp.array([[[0.0], [1.0]]]), jnp.array([[[2.0]]])
+    for size, strength, rms in ((1e-5, 5.613e-3, 1.0), (1e-6, 5.598e-4, 1.0), (1e-7, 5.597e-5, 0.5597)):
+        field = drifting_field(size * points, size * positive, bandwidths=(0.5,))
+        np.testing.assert_allclose(field.strength, strength, rtol=1e-3)
+        np.testing.assert_allclose(np.sqrt(np.mean(np.square(field.velocity))), rms, rtol=1e-3)
+
+
 def test_joint_targets_depend_on_the_rest_of_the_batch():
     # The length scale is a mean over the whole batch: a far state changes the others' targets.
     samples, positives = normal(0, 2, 4, 2), normal(1, 2, 2, 2)

@@ -1,0 +1,36 @@
+"""The bodies of Table 5: what layers they have, and how their parameters begin."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dfp.agents.models.networks import MLP, EnsembleCritic
+
+
+def test_a_critic_has_a_layer_norm_after_each_hidden_layer_and_an_actor_has_none():
+    critic = EnsembleCritic(8, 2, 3).init(jax.random.key(0), jnp.zeros((1, 3)), jnp.zeros((1, 2)))["params"][
+        "VmapMLP_0"
+    ]
+    assert sorted(critic) == ["Dense_0", "Dense_1", "Dense_2", "LayerNorm_0", "LayerNorm_1"]
+    assert [critic[f"Dense_{layer}"]["kernel"].shape for layer in range(3)] == [(3, 5, 8), (3, 8, 8), (3, 8, 1)]
+    actor = MLP(8, 2, 4).init(jax.random.key(0), jnp.zeros((1, 3)))["params"]
+    assert sorted(actor) == ["Dense_0", "Dense_1", "Dense_2"]
+    assert [actor[f"Dense_{layer}"]["kernel"].shape for layer in range(3)] == [(3, 8), (8, 8), (8, 4)]
+
+
+def test_the_critics_of_an_ensemble_begin_apart():
+    critic = EnsembleCritic(8, 1, 2).init(jax.random.key(0), jnp.zeros((1, 3)), jnp.zeros((1, 2)))["params"][
+        "VmapMLP_0"
+    ]
+    for layer in ("Dense_0", "Dense_1"):
+        first, second = critic[layer]["kernel"]
+        assert not np.any(first == second)
+
+
+def test_layers_begin_by_glorots_uniform_and_zero_biases():
+    """Uniform within ``sqrt(6 / (in + out))``: of 30 x 90 numbers the largest is close to 0.2236."""
+    layer = MLP(90, 1, 1).init(jax.random.key(0), jnp.zeros((1, 30)))["params"]["Dense_0"]
+    largest = np.max(np.abs(layer["kernel"]))
+    assert 0.22 < largest <= np.sqrt(6 / 120)
+    np.testing.assert_allclose(np.std(layer["kernel"]), np.sqrt(6 / 120 / 3), rtol=0.03)
+    assert not np.any(layer["bias"])

@@ -34,7 +34,7 @@ class Policy(Protocol):
 
 
 class SimulatorError(DfpError):
-    """A simulator returned something that is not finite."""
+    """A simulator cannot go on: it returned something that is not finite, or its process has ended."""
 
     exit_code = STOPPED
 

@@ -19,8 +19,8 @@ from dfp.runs.layout import METRICS
 from dfp.spec import ConfigError, canonical_json
 
 COLUMNS = (
-    "run", "stage", "task", "method", "seed", "digest", "git_commit", "device", "versions", "data", "attempts", "hours",
-    "finished", "scale",
+    "run", "stage", "task", "method", "seed", "digest", "git_commit", "device", "versions", "data", "data_sha256",
+    "attempts", "hours", "finished", "scale",
 )  # fmt: skip
 
 
@@ -63,6 +63,7 @@ def _row(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
         "device": manifest["device"],
         "versions": canonical_json(manifest["versions"]),
         "data": canonical_json({key: value for key, value in spec["data"].items() if value is not None}),
+        "data_sha256": manifest.get("data_sha256") or "",  # runs of earlier versions did not record it
         "attempts": manifest["attempts"],
         "hours": round(manifest["spent_s"] / 3600, 4),
         "finished": manifest["finished"],
@@ -111,6 +112,16 @@ def _versions(frame: pd.DataFrame) -> dict[str, dict[str, int]]:
     return {str(package): table[package].value_counts().to_dict() for package in table}
 
 
+def differing_data(frame: pd.DataFrame) -> dict[str, int]:
+    """By task, the number of different data files of one description that its runs were trained on, if above one.
+
+    Runs of earlier versions did not record theirs and are not counted.
+    """
+    known = frame.loc[frame.data_sha256 != ""]
+    counts = known.groupby(["task", "data"]).data_sha256.nunique().groupby("task").max()
+    return {str(task): int(count) for task, count in counts.items() if count > 1}
+
+
 def _warnings(frame: pd.DataFrame) -> list[str]:
     """What a reader must know before trusting a comparison between these runs."""
     lines = []
@@ -119,6 +130,8 @@ def _warnings(frame: pd.DataFrame) -> list[str]:
     for column, what in {"git_commit": "versions of the code", "device": "kinds of device"}.items():
         if (kinds := len(set(frame[column]))) > 1:
             lines.append(f"- **{kinds} {what}** among the runs.")
+    for task, count in differing_data(frame).items():
+        lines.append(f"- **{count} different files of the same data** among the runs of {task}.")
     mixed = sorted(package for package, found in _versions(frame).items() if len(found) > 1)
     if mixed:
         lines.append(f"- **Several versions** of {', '.join(mixed)}.")

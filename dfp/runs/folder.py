@@ -46,6 +46,7 @@ class RunFolder:
         self.spec = spec
         self.rows: list[dict[str, Any]] = []
         self.companions: set[int] = set()  # seeds whose updates were made in one program with this run's
+        self.data_sha256: str | None = None  # of the data it is trained on
         self.attempts = AttemptLog(path)
         self._earlier_s = 0.0
         self._started = time.monotonic()
@@ -67,7 +68,7 @@ class RunFolder:
 
     def progress(self) -> dict[str, Any]:
         """What a checkpoint must keep of this object."""
-        return {"rows": self.rows, "wall_s": self.wall_s, **self._company()}
+        return {"rows": self.rows, "wall_s": self.wall_s, "data_sha256": self.data_sha256, **self._company()}
 
     def _company(self) -> dict[str, list[int]]:
         """For the checkpoint and the manifest, since it changes rounding; nothing of a run that was always alone."""
@@ -78,6 +79,7 @@ class RunFolder:
         self.rows = list(progress["rows"])
         self._earlier_s = progress["wall_s"]
         self.companions = set(progress.get("companions", ()))
+        self.data_sha256 = progress.get("data_sha256")  # a checkpoint of an earlier version has none
 
     def add_row(self, phase: str, step: int, result: Evaluation, env_steps: int) -> None:
         """Record one evaluation. ``step`` counts from the start of the offline phase, in both phases."""
@@ -106,6 +108,7 @@ class RunFolder:
         manifest = {
             "digest": self.spec.digest(),
             "spec": json.loads(self.spec.canonical()),
+            "data_sha256": self.data_sha256,
             "versions": versions(),
             "environment": numerics.recorded(os.environ),
             "git_commit": git_commit(),

@@ -35,7 +35,8 @@ class ShardReader:
         """
         self._task = task
         self._path = manifest_path(task, data, data_dir)
-        self._files = read_manifest(self._path, task).files
+        manifest = read_manifest(self._path, task)
+        self.sha256, self._files = manifest.sha256, manifest.files
         for entry in self._files:
             require_whole(self._path.with_name(entry.name), entry, task)
         self._suite = suite_of(task)

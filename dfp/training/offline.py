@@ -92,6 +92,11 @@ class Shards:
     def __exit__(self, *_: object) -> None:
         self._reader.close()
 
+    @property
+    def sha256(self) -> str:
+        """:attr:`dfp.tasks.manifest.Manifest.sha256` of the dataset."""
+        return self._reader.sha256
+
     def buffer(self, step: int) -> Buffer:
         """The rows that update ``step`` draws from, on the device; the file after it is read while they are used."""
         shard = self._shard(step)

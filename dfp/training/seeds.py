@@ -67,6 +67,7 @@ def training(spec: RunSpec, folder: Path, options: Options, shards: Shards, eval
         session.evaluator = evaluator
         if not session.begin():
             return
+        session.confirm_data(shards.sha256)
         loop = OfflineLoop(session, shards)
         while loop.step < session.total:
             updated = yield loop

@@ -25,11 +25,21 @@ from dfp.runs.checkpoint import Rotation, save
 from dfp.runs.console import Console, log
 from dfp.runs.finished import identity, keep, problem, recall
 from dfp.runs.folder import RunFolder
-from dfp.runs.layout import FINAL_STATE, METRICS, ONLINE_ROWS, TEXT_LOG, VALUE_LOG, require_files
+from dfp.runs.layout import (
+    FINAL_STATE,
+    MANIFEST,
+    METRICS,
+    ONLINE_ROWS,
+    TEXT_LOG,
+    VALUE_LOG,
+    read_object,
+    require_files,
+)
 from dfp.runs.lease import Lease
 from dfp.runs.online_rows import OnlineRows
 from dfp.runs.value_log import EVALUATED, ValueLog, interval
 from dfp.spec import RunSpec, agent_module
+from dfp.tasks import manifest_path
 from dfp.training.flops import gemm_rate, update_flop
 from dfp.training.rollout import Evaluator, SimulatorError, episode_seed
 from dfp.training.updates import Diagnostics, act, no_diagnostics, parameters_are_finite, stream
@@ -135,6 +145,23 @@ class Session:
         self.folder.start(["python", "-m", "dfp", *sys.argv[1:]])
         cache_compilations()
         return True
+
+    def confirm_data(self, sha256: str) -> None:
+        """Record the data of this attempt, which must be that of the attempts before and of the pretraining.
+
+        Raises :class:`TrainingError` if it is not: the same description can be of data made on another machine.
+        """
+        earlier = {self.folder.path: self.folder.data_sha256}
+        if self.start is not None:
+            earlier[self.start] = read_object(self.start / MANIFEST).get("data_sha256")
+        for folder, recorded in earlier.items():
+            if recorded is not None and recorded != sha256:
+                raise TrainingError(
+                    f"{manifest_path(self.spec.task, self.spec.data, self.options.data_dir)}: not the data that "
+                    f"{folder} was trained on (sha256 {sha256[:12]}..., there {recorded[:12]}...); put that data back, "
+                    f"or delete {folder} and train it again"
+                )
+        self.folder.data_sha256 = sha256
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:

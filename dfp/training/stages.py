@@ -29,6 +29,7 @@ def pretrain(spec: RunSpec, path: Path, options: Options) -> None:
         if not session.begin():
             return
         with Shards(spec, options.data_dir) as shards:
+            session.confirm_data(shards.sha256)
             loop = OfflineLoop(session, shards)
             while loop.step < session.total:
                 loop.block()
@@ -53,6 +54,7 @@ def finetune(spec: RunSpec, path: Path, pretrained: Path, options: Options) -> N
         with RemoteEnvironment(spec.task) as environment:
             with Shards(spec, options.data_dir) as shards:
                 loop = OnlineLoop(session, environment, pretrained, shards.at_switch())
+                session.confirm_data(shards.sha256)
             while loop.step < session.total:
                 loop.episode()
                 session.load_simulators()

@@ -187,7 +187,9 @@ def synthetic(folder: Path, n: int, methods: tuple[str, ...]) -> Path:
     folder.mkdir()
     header = pd.read_csv(STUDY / "metrics.csv", nrows=0).columns
     pd.DataFrame(rows, columns=header).to_csv(folder / "metrics.csv", index=False)
-    shutil.copy(STUDY / "provenance.csv", folder)
+    origin = pd.read_csv(STUDY / "provenance.csv", dtype="str", keep_default_na=False)
+    two_files = [64 * str(row % 2) for row in range(len(origin))]
+    origin.assign(data_sha256=two_files).to_csv(folder / "provenance.csv", index=False)
     return folder
 
 
@@ -213,6 +215,7 @@ class TestPage:
         assert "**MVP 80.6 % [76.9, 84.3]** (n=5)" in first_screen  # 0.90 to 0.82, times 15/16 over the last three
         assert "**Here the result contradicts the paper:**" in first_screen
         assert "`dfp − mvp` is **-46.9 [" in first_screen
+        assert "runs of cube-single-task2 used 2 different files" in "\n".join(lines)
         assert "probability of improvement 0.0 [0.0, 0.0] %" in first_screen
         assert "What was checked:" in first_screen
         assert "cannot tell" not in first_screen

@@ -45,11 +45,13 @@ def test_provenance_warns_of_mixed_and_changed_code(tmp_path: Path):
     path = tmp_path / "runs/cube-single-task2/dfp/seed0/manifest.json"
     manifest = json.loads(path.read_text())
     manifest |= {"git_commit": "f" * 40 + "-dirty", "device": "NVIDIA H100", "versions": {"jax": "0.11.0"}}
+    manifest["data_sha256"] = 64 * "1"
     path.write_text(json.dumps(manifest))
     text = write_provenance(tmp_path)[1].read_text()
     assert "- **1 runs had uncommitted changes**" in text
     assert "- **2 versions of the code** among the runs." in text
     assert "- **2 kinds of device** among the runs." in text
+    assert "- **2 different files of the same data** among the runs of cube-single-task2." in text
     assert "- **Several versions** of jax, mujoco, python." in text
 
 

@@ -35,6 +35,8 @@ def random_dataset(task, shard=0) -> Dataset:
 class RandomShards:
     """In place of the files of a dataset: a file's number is the seed of its rows."""
 
+    sha256 = 64 * "0"
+
     def __init__(self, task, data, data_dir) -> None:
         self.count, self._task, self.prefetched = task.shards, task, []
 

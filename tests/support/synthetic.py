@@ -57,6 +57,7 @@ def write_run(folder: Path, spec: RunSpec, end: float) -> None:
     manifest = {
         "digest": spec.digest(),
         "spec": json.loads(spec.canonical()),
+        "data_sha256": 64 * "0",
         "versions": {"python": "3.12.1", "jax": "0.12.0", "mujoco": "3.7.0"},
         "git_commit": "0" * 40,
         "device": "cpu",

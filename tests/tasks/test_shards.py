@@ -1,5 +1,6 @@
 """A dataset's files in rotation: what is read when, what is remembered, and how many are in memory."""
 
+import hashlib
 import os
 import threading
 import time
@@ -62,6 +63,14 @@ def test_files_come_in_the_order_of_the_manifest_round_after_round(folder, reade
     for shard in [*range(COUNT), *range(COUNT), 0]:
         assert_equal(reader.read(shard), suite_of(CUBE).read_transitions(folder / f"{shard}.npz", CUBE))
         reader.prefetch((shard + 1) % COUNT)
+
+
+def test_the_data_are_told_apart_by_the_sha256_of_their_files(folder, reader):
+    files = [hashlib.sha256((folder / f"{shard}.npz").read_bytes()).hexdigest() for shard in range(COUNT)]
+    assert reader.sha256 == hashlib.sha256("".join(files).encode()).hexdigest()
+    recorded = manifest.read_manifest(folder / "manifest.json", CUBE)
+    one = recorded.model_copy(update={"files": recorded.files[:1]})
+    assert one.sha256 == files[0]  # what `sha256sum` prints
 
 
 @pytest.mark.parametrize("first", range(COUNT))

@@ -119,6 +119,21 @@ def test_another_pretraining_is_refused(straight, tmp_path):
     assert "here belongs" in attempt.reason
 
 
+def test_a_manifest_says_which_data_a_run_was_trained_on(straight):
+    assert json.loads((straight / "pre" / "manifest.json").read_text())["data_sha256"] == RandomShards.sha256
+    assert json.loads((straight / "run" / "manifest.json").read_text())["data_sha256"] == RandomShards.sha256
+
+
+def test_a_fine_tuning_on_other_data_than_its_pretraining_is_refused(straight, tmp_path, monkeypatch):
+    """Data generated on another machine can differ under the same description."""
+    monkeypatch.setattr(RandomShards, "sha256", 64 * "1")
+    with pytest.raises(stages.TrainingError) as error:
+        stages.finetune(make_spec(), tmp_path / "run", straight / "pre", options())
+    for part in ("unused/generate/", f"{straight / 'pre'}", 12 * "0", 12 * "1"):
+        assert part in str(error.value)
+    assert [attempt.step for attempt in read_attempts(tmp_path / "run")] == [0]
+
+
 # --------------------------------------------------------------------------- restarts
 
 
@@ -161,6 +176,16 @@ def test_a_deadline_saves_and_the_next_attempt_continues(straight, interrupted, 
     assert manifest["attempts"] == 3
     # Recorded to a tenth of a second.
     assert manifest["wall_s"] <= manifest["spent_s"] <= spent_s(attempts, now=0.0) + 0.05
+
+
+def test_an_attempt_on_other_data_than_the_one_before_is_refused(interrupted, straight, tmp_path, monkeypatch):
+    run, pre = shutil.copytree(interrupted, tmp_path / "run"), shutil.copytree(straight / "pre", tmp_path / "pre")
+    manifest = json.loads((pre / "manifest.json").read_text())
+    (pre / "manifest.json").write_text(json.dumps(manifest | {"data_sha256": None}))  # of an earlier version
+    monkeypatch.setattr(RandomShards, "sha256", 64 * "1")
+    with pytest.raises(stages.TrainingError, match=f"that {run} was trained on"):
+        stages.finetune(make_spec(), run, pre, options())
+    assert list(run.glob("checkpoint-*"))  # nothing is lost
 
 
 def test_damaged_online_rows_send_the_run_back_to_the_checkpoint_before(straight, interrupted, tmp_path):

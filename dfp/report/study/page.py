@@ -15,6 +15,8 @@ from dfp.plan.run_table import read_strings, read_table
 from dfp.report.figures.curves import curves
 from dfp.report.figures.drawing import csv_text, write_drawing
 from dfp.report.pages import points, render
+from dfp.report.provenance import COLUMNS as PROVENANCE
+from dfp.report.provenance import differing_data
 from dfp.report.statistics import over_seeds, t_interval
 from dfp.report.study.comparisons import (
     CANNOT_TELL,
@@ -83,7 +85,7 @@ def write_study_page(folder: Path) -> list[Path]:
     written = [write_atomically(folder / f"{name}.csv", csv_text(table)) for name, table in tables.items()]
     for name, figure in figures.items():
         written += write_drawing(folder / name, figure)
-    origin = read_strings(folder / "provenance.csv")
+    origin = read_strings(folder / "provenance.csv").reindex(columns=["study", *PROVENANCE], fill_value="")
     return [*written, write_atomically(folder / "README.md", page(studies, tables, set(figures), origin))]
 
 
@@ -258,6 +260,7 @@ def page(studies: dict[str, Study], tables: dict[str, pd.DataFrame], figures: se
         runs=len(origin),
         commits=sorted({commit[:12] for commit in origin.git_commit}),
         devices=sorted(set(origin.device)),
+        data_files=differing_data(origin),
         hours=origin.hours.astype(float).sum(),
         goal=100 * GOAL,
         margin=100 * MARGIN,

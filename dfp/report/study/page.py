@@ -208,7 +208,7 @@ def equality_panels(ours: pd.DataFrame, release: pd.DataFrame) -> dict[str, list
 def cost_table(study: Study, cost: pd.DataFrame) -> pd.DataFrame:
     """A row per method whose cost was measured and of which a run has finished.
 
-    ``method, label, n, last_mean, inference_steps``; milliseconds ``offline, online, evaluation``; ``minutes`` of a
+    ``method, label, n, last_mean, reached, inference_steps``; milliseconds ``offline, online, evaluation``; ``minutes`` of a
     whole run, ``minutes_to_goal`` (median over the runs that got there) and ``minutes_per_point`` of ``last_mean``.
     """
     ms = cost.pivot_table(index="method", columns="phase", values="ms", sort=False)
@@ -224,7 +224,7 @@ def cost_table(study: Study, cost: pd.DataFrame) -> pd.DataFrame:
         minutes_to_goal=(pretraining + table.steps_median * table.online) / 60_000,
         minutes_per_point=minutes / (100 * table.last_mean),
     )
-    columns = ["method", "label", "n", "last_mean", "inference_steps", *ms]
+    columns = ["method", "label", "n", "last_mean", "reached", "inference_steps", *ms]
     return table.reindex(columns=[*columns, "minutes", "minutes_to_goal", "minutes_per_point"])
 
 

@@ -5,7 +5,7 @@ from snakemake.utils import min_version
 
 min_version("9.19")
 
-# A configuration file is whole: it replaces the default, it is not laid over it. `--config seeds=[0]` is laid over.
+# A configuration file replaces the default one completely. `--config seeds=[0]` changes single keys of it.
 if "data_dir" not in config:
 
     configfile: "config/config.yaml"

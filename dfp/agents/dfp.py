@@ -36,7 +36,7 @@ class Config(TopKPolicyConfig):
         description="h, kernel bandwidths. Table 5: {0.05} / {0.005, 0.05}; the release: 0.1.",
     )
     normalisation: Normalisation = Field(
-        default="joint", description="`joint`, the released algorithm, or `mean_shift`, Eq. 3 as written (drift.py)."
+        default="joint", description="`joint`, the released algorithm, or `mean_shift`, Eq. 3 (drift.py)."
     )
     mask_invalid: bool = Field(
         default=False, description="Leave steps after an episode's end out of the drift loss. The release does not."

@@ -24,7 +24,8 @@ INTRO = """\
 <!-- Written by `python -m dfp.plan.reference` from its schemas (spec.py, catalogue.py, agents/). Edit those. -->
 # Configuration
 
-Three catalogues say what exists. One configuration file says what to run; it is whole, and nothing is laid under it.
+Three catalogues list the tasks, methods and experiments. One configuration file says what to run. No other file is
+merged into it.
 An unknown key is an error at every level, and the error names the allowed ones.
 
 The first line of each file names its JSON schema in [`schema/`](schema). An editor with a YAML language server, such as

@@ -140,7 +140,7 @@ def spec_in(kind):
 
 
 def dataset_of(wildcards):
-    """The manifest of the task's data. What it holds is in the spec already, so its age does not matter."""
+    """The manifest of the task's data. Its age does not matter: a run compares the content with what it recorded."""
     cell(wildcards)
     return ancient(dataset(wildcards.task))
 

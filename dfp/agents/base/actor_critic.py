@@ -61,7 +61,7 @@ class BestOfNConfig(PolicyConfig):
 
     best_of: PositiveInt = Field(
         default=16,
-        description="N', candidates when acting and in the TD target. Table 5: 16 on OGBench, 4 on Robomimic.",
+        description="N', candidates when acting and in the TD target. Table 5, DFP: 16 on OGBench, 4 on Robomimic.",
     )
 
 

@@ -80,7 +80,7 @@ class Choice(NamedTuple):
 CHOICES = (
     Choice("bandwidth h: 0.1 against 0.05", "dfp_h=0.1", "dfp", "Bandwidth on OGBench"),
     Choice(
-        "field: Eq. 3 as written (`mean_shift`) against the released code (`joint`)",
+        "field: Eq. 3 (`mean_shift`) against the released code (`joint`)",
         "dfp_field=mean_shift",
         "dfp",
         "Normalisation of the field",

@@ -118,7 +118,14 @@ class Study:
         return pd.DataFrame(rows)
 
     def pairs(self) -> pd.DataFrame:
-        """A row per pair of methods that is compared: every score's difference, and the chance of improvement."""
+        """A row per pair of methods that is compared: every score's difference, and the chance of improvement.
+
+        Methods that share their pretrainings have no difference offline.
+        """
+
+        def pretrainings(method: str) -> set[str]:
+            return set(self.runs.loc[self.runs.method == method, "pretrained_digest"])
+
         claimed = [tuple(claim.weights) for claim in CLAIMS if len(claim.weights) == 2]
         listed = set(self.runs.method)
         rows = []
@@ -127,6 +134,8 @@ class Study:
                 continue
             row: dict[str, Any] = {"better": better, "worse": worse}
             found = {score: difference(self.online, pair(better, worse), score) for score in SCORES}
+            if pretrainings(better) == pretrainings(worse):
+                found["offline"] |= {"value": np.nan, "low": np.nan, "high": np.nan}
             found["improvement"] = improvement(self.online, better, worse)
             for score, numbers in found.items():
                 row |= {f"{score}_{name}": numbers[name] for name in ("value", "low", "high")}
@@ -208,8 +217,8 @@ def equality_panels(ours: pd.DataFrame, release: pd.DataFrame) -> dict[str, list
 def cost_table(study: Study, cost: pd.DataFrame) -> pd.DataFrame:
     """A row per method whose cost was measured and of which a run has finished.
 
-    ``method, label, n, last_mean, reached, inference_steps``; milliseconds ``offline, online, evaluation``; ``minutes`` of a
-    whole run, ``minutes_to_goal`` (median over the runs that got there) and ``minutes_per_point`` of ``last_mean``.
+    ``method, label, n, last_mean, reached, inference_steps``; milliseconds ``offline, online, evaluation``; ``minutes``
+    of a whole run, ``minutes_to_goal`` (median over the runs that got there) and ``minutes_per_point`` of ``last_mean``.
     """
     ms = cost.pivot_table(index="method", columns="phase", values="ms", sort=False)
     ms = ms.reindex(columns=["offline", "online", "evaluation"])
@@ -246,6 +255,7 @@ def page(studies: dict[str, Study], tables: dict[str, pd.DataFrame], figures: se
         offline=[row for row in ran if row["stage"] == "offline"],
         planned=int(studies["study"].runs.seed.nunique()),
         claims=claims,
+        clear=sum(row["welch"] < abs(row["value"]) for row in claims[SAME]),
         pairs=[row for row in rows["study-pairs"] if not np.isnan(row["last_value"])],
         scores=SCORES,
         chosen=choices(rows["study-pairs"]),

@@ -218,7 +218,7 @@ def cost_table(study: Study, cost: pd.DataFrame) -> pd.DataFrame:
     """A row per method whose cost was measured and of which a run has finished.
 
     ``method, label, n, last_mean, reached, inference_steps``; milliseconds ``offline, online, evaluation``; ``minutes``
-    of a whole run, ``minutes_to_goal`` (median over the runs that got there) and ``minutes_per_point`` of ``last_mean``.
+    of a whole run, ``minutes_to_goal`` (median over the runs that got there), ``minutes_per_point`` of ``last_mean``.
     """
     ms = cost.pivot_table(index="method", columns="phase", values="ms", sort=False)
     ms = ms.reindex(columns=["offline", "online", "evaluation"])

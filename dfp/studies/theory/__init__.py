@@ -1,7 +1,8 @@
 """The paper's theory as checks that run: each equation's closed form or bound beside what the code measures.
 
 Everything is measured with :func:`dfp.drift.mean_shift`, one half of Eq. 3, on samples that represent distributions.
-Training's default is another field (`joint`). Samples are ``n`` quantiles of equal weight in one dimension, or seeded draws.
+Training's default is another field (`joint`). Samples are ``n`` quantiles of equal weight in one dimension, or seeded
+draws.
 
 ``example`` has the distributions, ``identities``, ``proposition`` and ``flow`` the checks, ``points`` what the figure
 draws.

@@ -11,7 +11,7 @@ from scipy import stats
 from support.synthetic import configured, make_results
 
 from dfp.plan.run_table import read_runs
-from dfp.report.aggregates import COLUMNS, write_statistics
+from dfp.report.aggregates import COLUMNS, run_ends, write_statistics
 from dfp.report.figures import profiles
 from dfp.report.statistics import (
     THRESHOLDS,
@@ -131,6 +131,23 @@ def test_regret_by_hand():
     assert online_regret(np.array([0, 90, 100]), np.array([0.0, 0.0, 1.0])) == pytest.approx(0.95)
 
 
+def test_ends_of_runs_by_hand():
+    """The best of an online run is online: where it began is no part of it, however good the offline phase was."""
+    online = [(2, 0.3), (4, 0.9), (7, 0.5), (10, 0.6)]
+    curves = {("finetune", "dfp"): online, ("offline", "bc"): [(2, 0.8), (4, 0.7)], ("finetune", "mvp"): online[:3]}
+    tidy = pd.DataFrame(
+        [(stage, "lift", method, 0, *point) for (stage, method), curve in curves.items() for point in curve],
+        columns=pd.Index(["stage", "task", "method", "seed", "step", "success_rate"]),
+    )
+    runs = tidy.drop_duplicates(["stage", "method"]).assign(offline_steps=4)
+    ends = run_ends(tidy, runs.assign(online_steps=np.where(runs.stage == "finetune", 6, 0)))
+    assert ends.method.tolist() == ["dfp", "bc"]  # MVP is at step 7 of 10
+    assert ends[["last", "best"]].to_numpy().tolist() == [[0.6, 0.6], [0.7, 0.8]]
+    # Shortfalls 0.1, 0.5, 0.4 at 4, 7, 10: means 0.3 and 0.45 of two halves.
+    assert ends.regret[0] == pytest.approx(0.375)
+    assert np.isnan(ends.regret[1])
+
+
 # --------------------------------------------------------------------------- the file
 
 
@@ -196,6 +213,33 @@ class TestFile:
         assert [share for rate, share in dfp if rate < 79] == [100] * 16
         assert [share for rate, share in dfp if rate > 79] == [50, 50, 0, 0, 0]
         assert len(axes.collections) == 4
+
+    def test_the_page_by_hand(self, tmp_path: Path):
+        """MVP ends at 0.5, 0.5, 0.5 and 0 and lacks a seed; the others end at 1, and all begin online at 0.5."""
+
+        def rate(spec, method):
+            ends = {"mvp": [0.5, 0.5, 0.5, 0.0, None]}
+            return ends.get(method, [1.0] * 5)[spec.seed] if spec.stage == "finetune" else 0.5
+
+        config = configured("smoke", seeds=[0, 1, 2, 3, 4])
+        make_results(tmp_path, config, rate)
+        path = tmp_path / "runs/cube-single-task2/mvp/seed3/metrics.csv"
+        rows = pd.read_csv(path)
+        rows.loc[0, "success_rate"] = 0.5
+        rows.to_csv(path, index=False)
+        lines = write_statistics(tmp_path, partial=True)[1].read_text().splitlines()
+        table = {row[0]: row[1:] for row in ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines) if row}
+        assert table["Method"] == [
+            "runs", "tasks", "mean, last", "IQM, last", "mean, best", "regret", "P(DFP (Ours) better)",
+        ]  # fmt: skip
+        # Of four draws from the ends, three are 0 with probability 5 %, so that the interval of the mean begins at
+        # 0.5 / 4, and that of the middle two at 0. Shortfalls: 0.5, 0.75, 0.5 of three, 0.5, 0.5, 1 of the last.
+        assert table["MVP"] == [
+            "4 of 5", "1", "37.5 [12.5, 50.0]", "50.0 [0.0, 50.0]", "50.0 [50.0, 50.0]", "62.5 [62.5, 62.5]",
+            "100.0 [100.0, 100.0]",
+        ]  # fmt: skip
+        assert table["DFP w/o top-K"][-1] == "50.0 [50.0, 50.0]"
+        assert table["DFP (Ours)"][-1] == ""
 
     def test_same_runs_same_bytes(self, tmp_path: Path):
         results = make_results(tmp_path, TWO, lambda spec, method: 0.1 * spec.seed + 0.3)

@@ -426,6 +426,25 @@ def test_evaluation_does_not_depend_on_the_number_of_workers():
     assert results[0] == results[1]
 
 
+def test_an_evaluation_counts_the_episodes_that_succeed():
+    """Three episodes of one, two and two chunks of up to six steps; the second one succeeds."""
+    played = {0: [(6, False, True)], 1: [(6, False, False), (3, True, True)], 2: [(6, False, False), (6, False, True)]}
+
+    def answers(command, by_slot):
+        if command == "reset":
+            return {slot: np.zeros(1) for slot in by_slot}
+        return {
+            slot: rollout.ChunkResult(np.zeros(1), -float(steps), steps, success, done)
+            for slot in by_slot
+            for steps, success, done in [played[slot].pop(0)]
+        }
+
+    evaluator = Evaluator.__new__(Evaluator)
+    evaluator.slots, evaluator.observation_size, evaluator._all = 3, 1, answers  # pyright: ignore
+    found = evaluator.evaluate(lambda observation, episode, chunk: np.zeros((3, 6, 1)), [5, 6, 7])
+    assert found == rollout.Evaluation(success_rate=1 / 3, episodes=3, return_mean=-9.0, length_mean=9.0)
+
+
 def test_an_error_of_one_worker_leaves_no_answer_for_the_next_evaluation():
     """Which may be of another seed."""
     answers = [[SimulatorError("bad")], [{1: np.zeros(3)}]]

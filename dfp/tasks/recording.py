@@ -46,7 +46,7 @@ def record_files(
     """
     parts = folder / "parts"
     parts.mkdir(exist_ok=True)
-    # A fresh interpreter per process: a fork would copy the caller's threads and device handles in mid-air.
+    # A fresh interpreter per process: a fork would copy the caller's threads and device handles in use.
     spawn = multiprocessing.get_context("spawn")
     try:
         with ProcessPoolExecutor(min(processes, sum(map(len, files.values()))), spawn, _obey_parent) as pool:

@@ -218,7 +218,7 @@ class Worker:
     """A process that serves simulators, and the pipe to it."""
 
     def __init__(self, serve: Callable[[TaskSpec, Connection], None], task: TaskSpec) -> None:
-        # A fresh interpreter: a fork would copy JAX's threads and device handles in mid-air.
+        # A fresh interpreter: a fork would copy JAX's threads and device handles while they are in use.
         context = multiprocessing.get_context("spawn")
         self._task = task
         self._pipe, there = context.Pipe()

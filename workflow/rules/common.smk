@@ -62,7 +62,7 @@ try:
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
-# `--config seeds=[0]` is laid over the online tables' seeds alone.
+# `--config seeds=[0]` replaces the seeds of the online tables only.
 GIVEN = workflow.config_settings.config or {}
 if (
     "seeds" in GIVEN
@@ -168,7 +168,7 @@ def run_table_digest():
 
 
 def folder_of(name):
-    """A parameter: the folder that the output of this name stands in."""
+    """A parameter: the folder that holds the output of this name."""
     return lambda wildcards, output: str(Path(output[name]).parent)
 
 

@@ -16,8 +16,7 @@ from typing import IO, Any, NamedTuple
 
 from dfp.errors import UNFINISHED
 from dfp.plan.experiments import programs
-from dfp.runs.finished import identity, recall
-from dfp.runs.folder import RunFolder
+from dfp.runs.finished import identity, problem, recall
 from dfp.spec import ConfigError, RunSpec, canonical_json, validate
 
 MEMORY = 0.9  # of the GPU's, over all members
@@ -31,9 +30,9 @@ class Member(NamedTuple):
     start: Path | None  # folder of the pretraining, of a fine-tuning
 
     def finished(self) -> bool:
-        """Whether its results are there, or could be put back."""
-        done = RunFolder(self.folder, self.spec).finished()
-        return done or recall(self.folder, self.spec, identity(self.start))
+        """Whether its results are there, or could be put back: those of a run that started from ``start``."""
+        start = identity(self.start)
+        return problem(self.folder, self.spec.digest(), start) is None or recall(self.folder, self.spec, start)
 
 
 def parse_members(text: str) -> list[Member]:

@@ -6,6 +6,7 @@ Everything is read from the manifests that the runs wrote themselves.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def provenance(results_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
 
 def _row(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
     spec = manifest["spec"]
+    codes = [*manifest.get("earlier", []), manifest]  # of all attempts
     return {
         "run": folder,
         "stage": spec["stage"],
@@ -59,8 +61,8 @@ def _row(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
         "method": folder.split("/")[2],
         "seed": spec["seed"],
         "digest": manifest["digest"],
-        "git_commit": manifest["git_commit"] or "unknown",
-        "device": manifest["device"],
+        "git_commit": _in_turn(code["git_commit"] or "unknown" for code in codes),
+        "device": _in_turn(code["device"] for code in codes),
         "versions": canonical_json(manifest["versions"]),
         "data": canonical_json({key: value for key, value in spec["data"].items() if value is not None}),
         "data_sha256": manifest.get("data_sha256") or "",  # runs of earlier versions did not record it
@@ -69,6 +71,11 @@ def _row(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
         "finished": manifest["finished"],
         "scale": scale(spec, online=spec["stage"] == "finetune") or "paper",
     }
+
+
+def _in_turn(values: Iterable[str]) -> str:
+    """``a, then b`` of a run that was continued elsewhere."""
+    return ", then ".join(dict.fromkeys(values))
 
 
 # --------------------------------------------------------------------------- for reading
@@ -125,7 +132,7 @@ def differing_data(frame: pd.DataFrame) -> dict[str, int]:
 def _warnings(frame: pd.DataFrame) -> list[str]:
     """What a reader must know before trusting a comparison between these runs."""
     lines = []
-    if dirty := sum(commit.endswith("-dirty") for commit in frame.git_commit):
+    if dirty := sum("-dirty" in commit for commit in frame.git_commit):
         lines.append(f"- **{dirty} runs had uncommitted changes** (`-dirty`): their commit does not say what ran.")
     for column, what in {"git_commit": "versions of the code", "device": "kinds of device"}.items():
         if (kinds := len(set(frame[column]))) > 1:

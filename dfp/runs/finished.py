@@ -20,6 +20,7 @@ from dfp.runs.layout import FINAL_STATE, MANIFEST, METRICS, ORIGIN, RECORD, read
 from dfp.spec import RunSpec
 
 RESULTS = (FINAL_STATE, METRICS)
+OTHER_START = "it started from another pretraining than the one that is there now"
 
 
 def describe(content: bytes) -> dict[str, Any]:
@@ -27,8 +28,12 @@ def describe(content: bytes) -> dict[str, Any]:
     return {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def problem(folder: Path, digest: str) -> str | None:
-    """Why ``folder`` does not hold the whole results of the run with this digest; None if it does."""
+def problem(folder: Path, digest: str, start: str | None = None) -> str | None:
+    """Why ``folder`` does not hold the whole results of the run with this digest; None if it does.
+
+    Args:
+      start: :func:`identity` of what the run should have started from, if it is known.
+    """
     manifest = read_object(folder / MANIFEST)
     if manifest.get("digest") != digest:
         return f"{folder / MANIFEST}: missing, damaged or of another spec"
@@ -41,6 +46,9 @@ def problem(folder: Path, digest: str) -> str | None:
         whole = _sha256(path) == recorded.get("sha256") if isinstance(recorded, dict) else _is_intact(path, digest)
         if not whole:
             return f"{path}: damaged: not the file that {MANIFEST} records"
+    started = read_object(folder / RECORD / ORIGIN).get("start")
+    if None not in (start, started) and start != started:
+        return f"{folder}: {OTHER_START}"
     return None
 
 

@@ -47,6 +47,8 @@ class RunFolder:
         self.rows: list[dict[str, Any]] = []
         self.companions: set[int] = set()  # seeds whose updates were made in one program with this run's
         self.data_sha256: str | None = None  # of the data it is trained on
+        self.code: dict[str, Any] = {}  # what runs: commit, versions, device
+        self.earlier: list[dict[str, Any]] = []  # what ran in earlier attempts, as far as it was something else
         self.attempts = AttemptLog(path)
         self._earlier_s = 0.0
         self._started = time.monotonic()
@@ -56,30 +58,35 @@ class RunFolder:
         """Seconds spent on the run, restarts included, lost work not."""
         return self._earlier_s + time.monotonic() - self._started
 
-    def start(self, command: list[str]) -> None:
-        """``run.json``: what is being run here and by which command. The clock of this attempt begins."""
+    def start(self, command: list[str], device: str) -> None:
+        """``run.json``: what is being run here and by which command. The clock of this attempt begins.
+
+        Commit and versions are taken now: a checkout may change while a run of days goes on.
+        """
         self._started = time.monotonic()
+        self.code = {"versions": versions(), "git_commit": git_commit(), "device": device}
+        self.earlier = [code for code in self.earlier if code != self.code]
         content = {"command": command, "spec": json.loads(self.spec.canonical())}
         write_atomically(self.path / RUN, json.dumps(content, indent=1) + "\n")
 
-    def finished(self) -> bool:
-        """Whether the folder holds the whole results of exactly this spec."""
-        return finished.problem(self.path, self.spec.digest()) is None
-
     def progress(self) -> dict[str, Any]:
         """What a checkpoint must keep of this object."""
-        return {"rows": self.rows, "wall_s": self.wall_s, "data_sha256": self.data_sha256, **self._company()}
+        kept = {"rows": self.rows, "wall_s": self.wall_s, "data_sha256": self.data_sha256, "code": self.code}
+        return kept | self._exceptions()
 
-    def _company(self) -> dict[str, list[int]]:
-        """For the checkpoint and the manifest, since it changes rounding; nothing of a run that was always alone."""
-        return {"companions": sorted(self.companions)} if self.companions else {}
+    def _exceptions(self) -> dict[str, Any]:
+        """What can change rounding, for the checkpoint and the manifest; nothing of most runs."""
+        found = {"companions": sorted(self.companions), "earlier": self.earlier}
+        return {name: values for name, values in found.items() if values}
 
     def restore(self, progress: dict[str, Any]) -> None:
         """Continue from a checkpoint: rows after it are forgotten, they will be made again."""
         self.rows = list(progress["rows"])
         self._earlier_s = progress["wall_s"]
         self.companions = set(progress.get("companions", ()))
-        self.data_sha256 = progress.get("data_sha256")  # a checkpoint of an earlier version has none
+        # A checkpoint of an earlier version has neither.
+        self.data_sha256 = progress.get("data_sha256")
+        self.earlier = progress.get("earlier", []) + ([progress["code"]] if "code" in progress else [])
 
     def add_row(self, phase: str, step: int, result: Evaluation, env_steps: int) -> None:
         """Record one evaluation. ``step`` counts from the start of the offline phase, in both phases."""
@@ -102,18 +109,16 @@ class RunFolder:
         }
         write_atomically(self.path / PROGRESS, json.dumps(content, indent=1))
 
-    def finish(self, device: str) -> None:
+    def finish(self) -> None:
         """Write the manifest, then the metrics that declare the run finished. The final state is there already."""
         metrics = csv_rows(list(METRIC_TYPES), self.rows)
         manifest = {
             "digest": self.spec.digest(),
             "spec": json.loads(self.spec.canonical()),
             "data_sha256": self.data_sha256,
-            "versions": versions(),
             "environment": numerics.recorded(os.environ),
-            "git_commit": git_commit(),
-            "device": device,
-            **self._company(),
+            **self.code,
+            **self._exceptions(),
             "host": {"platform": platform.platform(), "cpus": os.cpu_count()},
             "wall_s": round(self.wall_s, 1),
             "spent_s": round(self.attempts.spent_s(), 1),
@@ -171,11 +176,20 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, with ``-dirty`` if it was changed; none outside git."""
-    folder = Path(__file__).parent
+    """The commit of the checkout this package runs from, with ``-dirty`` if it was changed; none outside git.
+
+    An installed package may lie in a virtual environment inside somebody's repository: only one that tracks this file
+    is meant.
+    """
     try:
-        command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=20, check=True)
+        _git("ls-files", "--error-unmatch", Path(__file__).name)
+        return _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def _git(*command: str) -> str:
+    done = subprocess.run(
+        ["git", *command], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=20, check=True
+    )
     return done.stdout.strip()

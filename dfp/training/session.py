@@ -23,7 +23,7 @@ from dfp.errors import STOPPED, UNFINISHED, DfpError, is_disk_full, one_line
 from dfp.runs import numerics
 from dfp.runs.checkpoint import Rotation, save
 from dfp.runs.console import Console, log
-from dfp.runs.finished import identity, keep, problem, recall
+from dfp.runs.finished import OTHER_START, identity, keep, problem, recall
 from dfp.runs.folder import RunFolder
 from dfp.runs.layout import (
     FINAL_STATE,
@@ -107,6 +107,7 @@ class Session:
         self.checkpoints = Rotation(path, spec.digest())
         self.console = Console(path / TEXT_LOG, f"{spec.stage} {Path(*path.parts[-3:])}", total)
         self._lease = Lease(path)
+        self._origin: str | None = None  # what the run starts from: `identity` of the pretraining
         self._restored: tuple[AgentState, dict[str, Any]] | None = None
         self._step = 0  # the last one seen
         self._stack = contextlib.ExitStack()
@@ -126,8 +127,9 @@ class Session:
     def begin(self) -> bool:
         """False if the run is finished already; else everything is ready for the first update."""
         numerics.require(os.environ)
-        missing = problem(self.folder.path, self.spec.digest())
-        if missing is None or recall(self.folder.path, self.spec, identity(self.start)):
+        self._origin = identity(self.start)
+        missing = problem(self.folder.path, self.spec.digest(), self._origin)
+        if missing is None or recall(self.folder.path, self.spec, self._origin):
             log.info("%s: already finished", self.folder.path)
             return False
         if (self.folder.path / METRICS).exists():
@@ -139,10 +141,11 @@ class Session:
             log.warning("%s: %d damaged lines left out", VALUE_LOG, damaged)
         if self._restored is not None:
             self.folder.restore(self._restored[1]["folder"])
+            self._origin = self._restored[1].get("start", self._origin)
             self._sums = self._restored[1].get("sums", {})  # a checkpoint of an earlier version has none
             log.info("continues from step %d (attempt %d)", self._step, self.folder.attempts.number)
         refuse_slow_cpu(self.spec, self.options)
-        self.folder.start(["python", "-m", "dfp", *sys.argv[1:]])
+        self.folder.start(["python", "-m", "dfp", *sys.argv[1:]], device_name())
         cache_compilations()
         return True
 
@@ -189,12 +192,14 @@ class Session:
     # -- restarts
 
     def _newest_checkpoint(self) -> tuple[AgentState, dict[str, Any]] | None:
-        found, refused = self.checkpoints.load(self.agent.state_shape(), self._rows_problem)
+        found, refused = self.checkpoints.load(self.agent.state_shape(), self._checkpoint_problem)
         for line in refused:
             log.warning("checkpoint refused: %s", line)
         return found
 
-    def _rows_problem(self, progress: dict[str, Any]) -> str | None:
+    def _checkpoint_problem(self, progress: dict[str, Any]) -> str | None:
+        if None not in (self._origin, progress.get("start")) and progress["start"] != self._origin:
+            return OTHER_START
         return None if self.rows is None else self.rows.problem(progress["records"], progress.get("checksum"))
 
     def restore(self) -> tuple[AgentState, dict[str, Any]] | None:
@@ -219,7 +224,8 @@ class Session:
         self._saved = time.monotonic()
         self._step = step
         try:
-            kept = {"step": step, "folder": self.folder.progress(), "sums": self._sums, **progress()}
+            kept = {"step": step, "start": self._origin, "folder": self.folder.progress(), "sums": self._sums}
+            kept |= progress()
             self.checkpoints.save(state, kept)
             log.info("checkpoint at step %d", step)
         except OSError as error:
@@ -326,8 +332,8 @@ class Session:
     def _declare(self, state: AgentState) -> None:
         self._lease.confirm()
         save(self.folder.path / FINAL_STATE, state, self.spec.digest(), {"step": self.total})
-        self.folder.finish(device_name())
-        keep(self.folder.path, identity(self.start))
+        self.folder.finish()
+        keep(self.folder.path, self._origin)
 
     def _write_progress(self, step: int, rate: float) -> None:
         try:

@@ -18,7 +18,7 @@ def spec_of(task: str, method: str, config: str = "config.yaml"):
 
 def test_a_started_run_shows_its_command_and_spec(tmp_path):
     spec = spec_of("lift", "dfp")
-    RunFolder(tmp_path, spec).start(["python", "-m", "dfp", "train", "finetune", "--run-dir", "a folder"])
+    RunFolder(tmp_path, spec).start(["python", "-m", "dfp", "train", "finetune", "--run-dir", "a folder"], "cpu: cpu")
     found, command = read_run(tmp_path)
     assert found == spec
     assert command == "python -m dfp train finetune --run-dir 'a folder'"

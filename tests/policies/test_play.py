@@ -38,7 +38,7 @@ def policy(tmp_path_factory):
     spec = run_spec(load_config(CATALOGUE / "smoke.yaml"), ENTRIES, "cube-single-task2", "dfp-no-topk", 0)
     agent = spec.agent.model_copy(update={"best_of": 2, "chunk": 3})
     spec = spec.model_copy(update={"task": POINT, "agent": agent}).pretraining()
-    RunFolder(folder, spec).start(["python"])
+    RunFolder(folder, spec).start(["python"], "cpu: cpu")
     save(folder / FINAL_STATE, jax.jit(build_agent(spec).init)(jax.random.key(1)), spec.digest(), {"step": 7})
     return dfp.load_policy(folder)
 

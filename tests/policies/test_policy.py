@@ -21,7 +21,7 @@ STATES = np.random.default_rng(0).normal(size=(3, 28)).astype(np.float32)
 @pytest.fixture(params=["dfp", "qc-fql"])
 def run(request, tmp_path):
     spec = run_spec(load_config(CATALOGUE / "smoke.yaml"), ENTRIES, "cube-single-task2", request.param, 0)
-    RunFolder(tmp_path, spec).start(["python"])
+    RunFolder(tmp_path, spec).start(["python"], "cpu: cpu")
     return tmp_path, spec, jax.jit(build_agent(spec).init)(jax.random.key(1))
 
 

@@ -55,6 +55,20 @@ def test_provenance_warns_of_mixed_and_changed_code(tmp_path: Path):
     assert "- **Several versions** of jax, mujoco, python." in text
 
 
+def test_provenance_names_every_commit_and_device_of_a_run(tmp_path: Path):
+    make_results(tmp_path, SMOKE, rate)
+    path = tmp_path / "runs/cube-single-task2/dfp/seed0/manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["earlier"] = [{"git_commit": "f" * 40 + "-dirty", "device": "NVIDIA H100", "versions": {}}]
+    path.write_text(json.dumps(manifest))
+    table, page = write_provenance(tmp_path)
+    (row,) = [row for row in pd.read_csv(table).itertuples() if row.run == "runs/cube-single-task2/dfp/seed0"]
+    assert row.device == "NVIDIA H100, then cpu"
+    assert row.git_commit == "f" * 40 + "-dirty, then " + "0" * 40
+    assert "- **1 runs had uncommitted changes**" in page.read_text()
+    assert "- **2 kinds of device** among the runs." in page.read_text()
+
+
 def test_unfinished_runs_are_an_error_or_are_counted(tmp_path: Path):
     make_results(tmp_path, SMOKE, lambda spec, method: None if method == "dfp" else 0.5)
     with pytest.raises(ConfigError, match=r"runs/cube-single-task2/dfp/seed0/metrics\.csv: no such file"):

@@ -39,7 +39,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fine-tuning that was killed: two checkpoints, its rows, logs and lease."""
     folder = tmp_path_factory.mktemp("running")
     run, rows, values = RunFolder(folder, SPEC), OnlineRows(folder / layout.ONLINE_ROWS, CUBE), ValueLog(folder)
-    run.start(["python", "-m", "dfp", "finetune"])
+    run.start(["python", "-m", "dfp", "finetune"], "cpu: cpu")
     run.attempts.start(0)
     values.start(0)
     rotation = Rotation(folder, DIGEST)
@@ -67,9 +67,10 @@ def done(running, tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).unlink()
     run = RunFolder(folder, SPEC)
     run.attempts.start(200)
+    run.start(["python", "-m", "dfp", "finetune"], "cpu: cpu")
     run.add_row("online", 490, Evaluation(0.75, 2, -90.0, 40.0), 450)
     save(folder / layout.FINAL_STATE, STATES[200], DIGEST, {"step": 450})
-    run.finish("cpu")
+    run.finish()
     finished.keep(folder, "start")
     run.attempts.end(None, 450)
     return folder
@@ -170,13 +171,13 @@ def test_a_folder_in_the_place_of_a_file_is_one_line(running, tmp_path, monkeypa
 
 @pytest.mark.parametrize("name", ["agent.npz", "metrics.csv", "manifest.json"])
 def test_a_finished_run_with_a_damaged_result_is_put_back_or_not_finished(done, tmp_path, name):
-    assert RunFolder(done, SPEC).finished()
+    assert finished.problem(done, DIGEST) is None
     good = (done / name).read_bytes()
     for number, (damage, _) in enumerate(damages(done / name)):
         folder = shutil.copytree(done, tmp_path / str(number))
         dict(damages(folder / name))[damage]()
         look(folder)
-        if RunFolder(folder, SPEC).finished():  # the manifest alone has bits that nothing depends on
+        if finished.problem(folder, DIGEST) is None:  # the manifest alone has bits that nothing depends on
             assert name == "manifest.json"
             continue
         if name == "agent.npz" and (error := loaded(folder)):
@@ -184,7 +185,7 @@ def test_a_finished_run_with_a_damaged_result_is_put_back_or_not_finished(done, 
             assert error.startswith(f"{folder / 'agent.npz'}: ")
         assert finished.recall(folder, SPEC, "start")
         assert (folder / name).read_bytes() == good
-        assert RunFolder(folder, SPEC).finished()
+        assert finished.problem(folder, DIGEST) is None
 
 
 def loaded(folder: Path) -> str:
@@ -206,7 +207,7 @@ def test_a_damaged_record_is_no_record(done, tmp_path, name):
             (folder / result).unlink()
         if finished.recall(folder, SPEC, "start"):
             assert name in ("manifest.json", "start.json")
-            assert RunFolder(folder, SPEC).finished()
+            assert finished.problem(folder, DIGEST) is None
         else:
             assert not (folder / "metrics.csv").exists()
 

@@ -21,8 +21,7 @@ from dfp.errors import is_disk_full
 from dfp.ops.pack import Member, exit_code, parse_members, run_pack
 from dfp.plan.catalogue import load_catalogue, load_config
 from dfp.plan.experiments import plan
-from dfp.runs.finished import describe, identity, keep, recall
-from dfp.runs.folder import RunFolder
+from dfp.runs.finished import describe, identity, keep, problem, recall
 from dfp.runs.layout import RunFolderError
 from dfp.runs.lease import Lease
 from dfp.runs.online_rows import OnlineRows
@@ -123,9 +122,9 @@ def test_a_record_with_a_damaged_result_is_none(tmp_path):
     run = tmp_path / "run"
     finish(run)
     keep(run, None)
-    assert RunFolder(run, SPEC).finished()
+    assert problem(run, SPEC.digest()) is None
     (run / "agent.npz").write_text("weightz")  # the same file under both names
-    assert not RunFolder(run, SPEC).finished()
+    assert problem(run, SPEC.digest()) is not None
     assert not recall(run, SPEC, None)
     (run / "agent.npz").unlink()
     (run / "finished" / "agent.npz").unlink()
@@ -151,6 +150,21 @@ def test_a_start_is_known_by_its_content(tmp_path):
     (tmp_path / "agent.npz").write_bytes(b"abc")
     # FIPS 180-2, appendix B.1.
     assert identity(tmp_path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_a_member_that_started_from_another_pretraining_is_not_finished(tmp_path):
+    run, pretrained = tmp_path / "run", tmp_path / "pretrained"
+    finish(run)
+    pretrained.mkdir()
+    (pretrained / "agent.npz").write_bytes(b"abc")
+    keep(run, identity(pretrained))
+    member = Member(SPEC, run, pretrained)
+    assert member.finished()
+    (pretrained / "agent.npz").write_bytes(b"made again")
+    assert not member.finished()
+    assert "another pretraining" in str(problem(run, SPEC.digest(), identity(pretrained)))
+    (pretrained / "agent.npz").unlink()  # nothing to compare with
+    assert member.finished()
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,8 @@ from support.small_runs import (
 from dfp import errors
 from dfp.agents import dfp
 from dfp.runs.attempts import read_attempts, spent_s
+from dfp.runs.checkpoint import load_final, save
+from dfp.runs.finished import identity
 from dfp.runs.value_log import read_values
 from dfp.spec import ConfigError, RunSpec
 from dfp.tasks import Dataset, Step, make_environment
@@ -46,7 +48,7 @@ from dfp.training.rollout import (
     SimulatorKilled,
     episode_seed,
 )
-from dfp.training.session import Session
+from dfp.training.session import Session, build_agent
 from dfp.training.updates import Span, no_diagnostics, online_updates
 
 
@@ -186,6 +188,19 @@ def test_an_attempt_on_other_data_than_the_one_before_is_refused(interrupted, st
     with pytest.raises(stages.TrainingError, match=f"that {run} was trained on"):
         stages.finetune(make_spec(), run, pre, options())
     assert list(run.glob("checkpoint-*"))  # nothing is lost
+
+
+def test_checkpoints_of_a_run_from_another_pretraining_are_refused(interrupted, straight, tmp_path):
+    run, pre = shutil.copytree(interrupted, tmp_path / "run"), shutil.copytree(straight / "pre", tmp_path / "pre")
+    spec = make_spec().pretraining()
+    state, _ = load_final(pre, build_agent(spec).state_shape()._replace(anchor=None), spec.digest())
+    save(pre / "agent.npz", state, spec.digest(), {"step": 40, "made": "again"})  # the same numbers in another file
+    stages.finetune(make_spec(), run, pre, options())
+    log = (run / "train.log").read_text()
+    assert log.count("checkpoint refused") == 2
+    assert read_attempts(run)[-1].from_step == 0
+    assert json.loads((run / "finished" / "start.json").read_text())["start"] == identity(pre)
+    assert weights(run) == weights(straight / "run")
 
 
 def test_damaged_online_rows_send_the_run_back_to_the_checkpoint_before(straight, interrupted, tmp_path):

@@ -54,10 +54,10 @@ def test_weights_by_hand_and_at_the_clip():
 
 
 class Known(iql.Agent):
-    """Known functions in place of networks: ``Q_e(s, a) = c + e (sum of a)`` and ``V(s) = v (sum of s)``."""
+    """Known functions: ``Q_e(s, a) = c + e (sum of a + 10 s_0)`` and ``V(s) = v (sum of s)``."""
 
     def values(self, critic, observation, action):
-        total = jnp.sum(action, axis=-1)
+        total = jnp.sum(action, axis=-1) + 10.0 * observation[..., 0]
         return jnp.stack([critic + 0.0 * total, critic + total])
 
     def state_value(self, value, observation):
@@ -73,7 +73,8 @@ def known():
 def test_the_critic_loss_by_definition():
     agent, state = known()
     data = batch()
-    total, s, s_next = (np.asarray(x).sum(axis=1) for x in (data.action, data.observation, data.next_observation))
+    total = np.asarray(data.action).sum(axis=1) + 10.0 * np.asarray(data.observation)[:, 0]
+    s, s_next = np.asarray(data.observation).sum(axis=1), np.asarray(data.next_observation).sum(axis=1)
     valid = np.asarray(data.valid[:, -1])
     pessimistic = -2.0 + np.minimum(0.0, total)  # of the target critics
     difference = pessimistic - 0.7 * s
@@ -90,8 +91,9 @@ def test_the_critic_loss_by_definition():
 def test_the_advantage_is_of_the_online_critics_minimum():
     agent, state = known()
     data = batch()
-    total, s = np.asarray(data.action).sum(axis=1), np.asarray(data.observation).sum(axis=1)
-    expected = 1.0 + np.minimum(0.0, total) - 0.5 * s
+    s = np.asarray(data.observation)
+    total = np.asarray(data.action).sum(axis=1) + 10.0 * s[:, 0]
+    expected = 1.0 + np.minimum(0.0, total) - 0.5 * s.sum(axis=1)
     np.testing.assert_allclose(agent.advantage(state, data.observation, data.action), expected, rtol=1e-5, atol=1e-6)
 
 
@@ -115,6 +117,12 @@ def test_an_update_moves_both_and_the_target_follows_q_alone():
     assert changed(before.critic["v"], after.critic["v"])
     polyak = jax.tree.map(lambda new, old: 0.01 * new + 0.99 * old, after.critic["q"], before.target_critic)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), after.target_critic, polyak)
+
+
+def test_v_has_a_layer_norm_after_each_hidden_layer():
+    layers = start(make(iql, alpha=1.0)).critic["v"]["params"]
+    assert sorted(layers) == ["Dense_0", "Dense_1", "Dense_2", "LayerNorm_0", "LayerNorm_1"]
+    assert [layers[f"Dense_{layer}"]["kernel"].shape for layer in range(3)] == [(3, 16), (16, 16), (16, 1)]
 
 
 def test_the_critics_never_ask_the_policy():

@@ -130,23 +130,26 @@ def test_bc_is_the_squared_error_of_the_mean():
 
 
 def test_iql_weighs_the_squared_error_by_the_clipped_advantage():
+    """``A(s, a) = 5 s_0 + a_0`` and ``alpha = 2``."""
+
     class Known(iql.Agent):
         def action(self, actor, observation):
             return jnp.broadcast_to(actor, (*observation.shape[:-1], D))
 
         def advantage(self, state, observation, action):
-            return jnp.linspace(-3.0, 4.0, B)
+            return 5.0 * observation[:, 0] + action[:, 0]
 
     base = small(iql)
     agent = Known(base.network, base.training, S, A, base.config)
     data = batch()
-    weights = np.minimum(np.exp(2.0 * np.linspace(-3.0, 4.0, B)), 100.0)
-    assert weights[-1] == 100.0
+    advantage = 5.0 * np.asarray(data.observation)[:, 0] + np.asarray(data.action)[:, 0]
+    weights = np.minimum(np.exp(2.0 * advantage), 100.0)
+    assert weights.min() < 1.0 < weights.max() == 100.0
     expected = np.mean(weights[:, None] * per_step(data.valid, A) * (0.3 - data.action) ** 2)
     loss, metrics = agent.actor_loss(jnp.full(D, 0.3), AgentState(None, {}, {}, None, ()), data, jax.random.key(0))
     close(loss, expected)
     close(metrics["weight_mean"], weights.mean())
-    close(metrics["advantage_mean"], 0.5)
+    close(metrics["advantage_mean"], advantage.mean())
 
 
 # --------------------------------------------------------------------------- IFQL and IDQL
@@ -229,6 +232,17 @@ def test_srpos_policy_has_the_gradient_of_its_bracket_and_the_behaviour_that_of_
     climb = jax.grad(lambda a: jnp.sum(agent.values(state.target_critic, data.observation, a).mean(axis=0)))(action)
     (expected,) = back((bracket - beta * climb) / B)
     jax.tree.map(close, gradient["policy"], expected)
+
+
+def test_srpo_clones_by_noise_prediction_at_times_from_a_thousandth_to_one():
+    agent = small(srpo)
+    state, data, key = start(agent), batch(), jax.random.key(1)
+    noise_key, time_key = jax.random.split(key)
+    noise = jax.random.normal(noise_key, (B, D))
+    t = 0.001 + 0.999 * jax.random.uniform(time_key, (B, 1))
+    prediction = functools.partial(agent.behaviour, state.actor["behaviour"], data.observation)
+    expected = noise_prediction_loss(prediction, srpo.SCHEDULE, data.action, noise, t, per_step(data.valid, A))
+    close(agent.cloning_loss(state.actor["behaviour"], data, key), expected)
 
 
 def test_srpos_gradient_of_the_critics_is_that_of_their_mean_by_finite_differences():

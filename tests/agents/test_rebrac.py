@@ -4,9 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from support.small_agents import TRAINING, A, B, S, batch, changed, make, start
+from support.small_agents import TRAINING, A, B, S, batch, changed, make, start, two_modes
 from support.small_offline_agents import D, chunks, close, known, small
 
+from dfp.agents.base.actor_critic import AgentState
 from dfp.agents.base.batch import Batch
 from dfp.agents.offline import rebrac
 
@@ -26,7 +27,7 @@ def test_rebrac_target_action_by_hand():
 
 def hand_agent(**settings):
     """``pi = params``; ``Q_1 = c a_1``, ``Q_2 = c a_1 + 1``: the minimum is the first."""
-    base = make(rebrac, chunk=1, target_noise=0.0, **settings)
+    base = make(rebrac, chunk=1, **{"target_noise": 0.0, **settings})
     return known(
         base,
         generate=lambda self, actor, observation, noise: actor[None] + 0.0 * noise,
@@ -50,6 +51,53 @@ def test_rebrac_td_target_by_hand():
     # Row 2 ended: -2 + 0.9 * 2 = -0.2. Row 3 succeeded: -3.
     np.testing.assert_allclose(metrics["target_mean"], (0.62 - 0.2 - 3.0) / 3, rtol=1e-5)
     np.testing.assert_allclose(metrics["next_penalty"], (0.4 + 0.0 + 0.64 + 0.16) / 3, rtol=1e-5)
+
+
+def test_rebrac_target_actions_have_noise_of_that_deviation_within_that_bound():
+    agent = hand_agent(alpha_actor=0.0, alpha_critic=0.0, target_noise=0.2, target_noise_clip=0.1)
+    data, key = two_modes(64, chunk=1)._replace(return_=jnp.zeros(64), discount=jnp.full(64, 0.9)), jax.random.key(2)
+    data = data._replace(next_action=jnp.zeros((64, A)), next_valid=jnp.ones((64, 1)))
+    state = start(agent)._replace(anchor=jnp.array([0.95, 0.0]), target_critic=jnp.asarray(10.0))
+    _, metrics = agent.critic_loss(jnp.asarray(0.0), state, data, key)
+    actions = []
+    for first, second in np.asarray(jax.random.normal(key, (64, A))):
+        first, second = (min(max(0.2 * number, -0.1), 0.1) for number in (first, second))
+        actions.append((min(0.95 + first, 1.0), second))  # the first would leave the range of actions
+    actions = np.array(actions)
+    assert set(np.round([actions.min(axis=0), actions.max(axis=0)], 6).ravel()) == {0.85, 1.0, -0.1, 0.1}
+    np.testing.assert_allclose(metrics["target_mean"], 0.9 * 10.0 * actions[:, 0].mean(), rtol=1e-5)
+    np.testing.assert_allclose(metrics["next_penalty"], np.mean(actions[:, 0] ** 2 + actions[:, 1] ** 2), rtol=1e-5)
+
+
+def test_rebrac_losses_by_hand_at_two_states():
+    """``pi(s) = p (s_0, s_1)`` and ``Q_e = c (s_0 + a_0) + e``, e = 0 and 1; ``s = (1, 0, 0)``, ``s' = (10, 0, 0)``."""
+    base = make(rebrac, chunk=1, alpha_actor=3.0, alpha_critic=0.4, target_noise=0.0)
+    agent = known(
+        base,
+        generate=lambda self, actor, observation, noise: actor * observation[:, :A],
+        values=lambda self, critic, observation, action: (
+            critic * (observation[None, :, 0] + action[None, :, 0]) + jnp.array([[0.0], [1.0]])
+        ),
+    )
+    data = Batch(
+        observation=jnp.array([[1.0, 0.0, 0.0]]), action=jnp.array([[0.2, 0.0]]), valid=jnp.ones((1, 1)),
+        return_=jnp.array([-1.0]), discount=jnp.array([0.9]), next_observation=jnp.array([[10.0, 0.0, 0.0]]),
+        next_action=jnp.zeros((1, A)), next_valid=jnp.ones((1, 1)),
+    )  # fmt: skip
+    state = AgentState(actor=-0.7, critic=-2.0, target_critic=2.0, anchor=0.05, optimiser=())
+
+    # a' = 0.5 and min Q' = 2 * 10.5 = 21, so y = -1 + 0.9 (21 - 0.4 * 0.5^2) = 17.81; Q is 3 * 1.2 = 3.6 and 4.6.
+    loss, metrics = agent.critic_loss(3.0, state, data, jax.random.key(0))
+    np.testing.assert_allclose(metrics["target_mean"], 17.81, rtol=1e-5)
+    np.testing.assert_allclose(loss, (14.21**2 + 13.21**2) / 2, rtol=1e-5)
+
+    # pi(s) = 0.3 and min Q = -2 * 1.3 = -2.6, so -Q / |Q| = 1; the penalty is 0.1^2.
+    (loss, metrics), slope = jax.value_and_grad(
+        lambda p: agent.actor_loss(p, state, data, jax.random.key(0)), has_aux=True
+    )(0.3)
+    np.testing.assert_allclose(metrics["actor_q_mean"], -2.6, rtol=1e-5)
+    np.testing.assert_allclose(loss, 1.0 + 3.0 * 0.01, rtol=1e-5)
+    np.testing.assert_allclose(slope, 2.0 / 2.6 + 3.0 * 2.0 * 0.1, rtol=1e-5)
 
 
 def test_rebrac_actor_loss_by_hand():

@@ -7,7 +7,7 @@ import pytest
 from support.small_agents import A, B, S, batch, make, start, two_modes
 from support.small_offline_agents import D, chunks, known, small
 
-from dfp.agents.base.actor_critic import per_step
+from dfp.agents.base.actor_critic import AgentState, per_step
 from dfp.agents.models import consistency
 from dfp.agents.offline import cac
 
@@ -39,26 +39,41 @@ def test_cac_draws_its_samples_by_softmax_q_of_the_target_critics():
 
 
 def test_cac_td_target_is_the_smaller_critic_s_best_of_the_teachers_samples():
+    """``pi(s, z) = p z_1 + s_0``, ``Q_1 = c (s_0 + a_0)``, ``Q_2 = -c a_0``; the next state of row b is b / 10."""
     base = make(cac, chunk=1, eta=0.0, backup_samples=3)
     agent = known(
         base,
-        generate=lambda self, actor, observation, noise: actor * noise[..., :A],
-        values=lambda self, critic, observation, action: jnp.stack([critic * action[..., 0], -critic * action[..., 0]]),
+        generate=lambda self, actor, observation, noise: actor * noise[..., :A] + observation[..., :1],
+        values=lambda self, critic, observation, action: jnp.stack(
+            [critic * (observation[..., 0] + action[..., 0]), -critic * action[..., 0]]
+        ),
     )
-    data = two_modes(chunk=1)._replace(discount=jnp.full(64, 0.9), return_=jnp.zeros(64))
-    state = start(base)._replace(anchor=jnp.asarray(0.1), target_critic=jnp.asarray(2.0))
+    data = two_modes(B, chunk=1)._replace(  # actions 0.6 and -0.6, which pay 1 and 0, in turn
+        observation=jnp.full((B, S), -1.0),
+        next_observation=jnp.tile(jnp.arange(B)[:, None] / 10.0, (1, S)),
+        discount=jnp.full(B, 0.9),
+    )
+    state = AgentState(actor=0.1, critic=-9.0, target_critic=2.0, anchor=2.0, optimiser=())
     key = jax.random.key(3)
-    noise = np.asarray(jax.random.normal(key, (64 * 3, 2 * A)))[:, 0].reshape(64, 3)
-    q = 2.0 * np.clip(0.1 * noise, -1.0, 1.0)
-    expected = 0.9 * np.minimum(q.max(axis=1), (-q).max(axis=1)).mean()
-    np.testing.assert_allclose(
-        agent.critic_loss(jnp.asarray(0.0), state, data, key)[1]["target_mean"], expected, rtol=1e-4
-    )
+    noise = np.asarray(jax.random.normal(key, (B * 3, 2 * A)))[:, 0]
+    targets, errors = [], []
+    for b in range(B):
+        drawn = [min(max(2.0 * noise[3 * b + i] + b / 10, -1.0), 1.0) for i in range(3)]
+        best = max(2.0 * (b / 10 + a) for a in drawn), max(-2.0 * a for a in drawn)
+        reward, action = (1.0, 0.6) if b % 2 == 0 else (0.0, -0.6)
+        targets.append(reward + 0.9 * min(best))
+        errors += [3.0 * (-1.0 + action) - targets[b], -3.0 * action - targets[b]]  # of critics with c = 3, at s
+    loss, metrics = agent.critic_loss(3.0, state, data, key)
+    np.testing.assert_allclose(metrics["target_mean"], np.mean(targets), rtol=1e-4)
+    np.testing.assert_allclose(loss, np.mean(np.square(errors)), rtol=1e-4)
 
 
 def test_cac_student_learns_from_the_teacher_and_from_q():
     state, data, key = start(small(cac)), chunks(), jax.random.key(1)
-    state = state._replace(anchor=jax.tree.map(lambda leaf: 0.9 * leaf, state.anchor))
+    state = state._replace(
+        anchor=jax.tree.map(lambda leaf: 0.9 * leaf, state.anchor),
+        target_critic=jax.tree.map(jnp.negative, state.target_critic),
+    )
     levels_key, noise_key, action_key = jax.random.split(key, 3)
     for eta in (0.0, 2.0):
         agent = small(cac, eta=eta)

@@ -28,6 +28,14 @@ def test_scalings_by_hand():
     np.testing.assert_allclose(consistency.input_scale(jnp.array(0.0)), 2.0)
 
 
+def test_a_consistency_function_by_hand():
+    # F(x, t) = x + t; x = 2, sigma = 1.5. c_skip = 0.25 / (1.498^2 + 0.25) = 0.1002404,
+    # c_out = 0.5 * 1.498 / sqrt(2.5) = 0.4737092, c_in = 1 / sqrt(2.5) = 0.6324555.
+    # F = 1.264911 + log(1.5) / 4 = 1.366277; f = 0.2004808 + 0.6472180
+    f = consistency.consistency_function(lambda x, t: x + t)
+    np.testing.assert_allclose(f(jnp.array([[2.0]]), jnp.array([[1.5]])), [[0.847699]], rtol=1e-5)
+
+
 def test_the_boundary_condition():
     """``f(x, epsilon) = x`` whatever the network says; far from it the network decides."""
     agent = make(cac, chunk=H, eta=1.0)

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from support.small_agents import A, bandit, changed, make, start, two_modes
+from support.small_agents import A, S, bandit, changed, make, start, two_modes
 from support.small_offline_agents import chunks, close, known, small
 
 from dfp.agents.base.actor_critic import per_step
@@ -17,17 +17,17 @@ from dfp.agents.offline import fawac, fbrac
 
 
 def test_fawac_weights_by_hand_and_at_the_clip():
-    """``Q = c (a_1 + 1)`` and the policy's own action is -1: ``V = 0``."""
+    """``Q = c (a_1 + s_0 + 1)`` and the policy's own action is ``s_0 - 1``: ``V = 0`` at the state, which is zero."""
     base = make(fawac, chunk=1, inverse_temperature=2.0)
     agent = known(
         base,
-        generate=lambda self, actor, observation, noise: -1.0 + 0.0 * noise,
+        generate=lambda self, actor, observation, noise: observation[:, :1] - 1.0 + 0.0 * noise,
         values=lambda self, critic, observation, action: (
-            critic * (action[None, :, 0] + 1.0) + jnp.array([[0.1], [-0.1]])
+            critic * (action[None, :, 0] + observation[None, :, 0] + 1.0) + jnp.array([[0.1], [-0.1]])
         ),
     )
     data = two_modes(size=4, chunk=1, action_size=A)._replace(
-        action=jnp.array([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.5, 0.0]])
+        action=jnp.array([[-1.0, 0.0], [0.0, 0.0], [1.0, 0.0], [0.5, 0.0]]), next_observation=jnp.ones((4, S))
     )
     state = start(base)._replace(critic=jnp.asarray(1.5))
     advantage = agent.advantage(state, data, jax.random.key(0))
@@ -53,17 +53,20 @@ def test_fawac_loss_is_flow_matching_with_those_weights():
 
 
 def test_fawac_value_by_regression_by_hand():
-    """``Q_e = c (a_1 + e)``, e = 0 and 1, with c = 2 online and c = 3 in the target; ``V`` is a number."""
+    """``Q_e = c (a_1 + s_0 + e)``, e = 0 and 1, c = 2 online and 3 in the target; ``V = v + s_0``; ``s_0 = 0``."""
     base = make(fawac, chunk=1, inverse_temperature=2.0, value="regression")
     agent = known(
         base,
         generate=lambda self, actor, observation, noise: jnp.ones_like(noise),
-        values=lambda self, critic, observation, action: critic * (action[None, :, 0] + jnp.array([[0.0], [1.0]])),
-        state_value=lambda self, value, observation: jnp.full(observation.shape[0], value),
+        values=lambda self, critic, observation, action: (
+            critic * (action[None, :, 0] + observation[None, :, 0] + jnp.array([[0.0], [1.0]]))
+        ),
+        state_value=lambda self, value, observation: value + observation[:, 0],
     )
     data = two_modes(size=2, chunk=1, action_size=A)._replace(
-        action=jnp.array([[-0.5, 0.0], [0.5, 0.0]]), return_=jnp.zeros(2), valid=jnp.array([[1.0], [0.0]])
-    )
+        action=jnp.array([[-0.5, 0.0], [0.5, 0.0]]), return_=jnp.zeros(2), valid=jnp.array([[1.0], [0.0]]),
+        next_observation=jnp.full((2, S), 5.0),
+    )  # fmt: skip
     state = start(base)._replace(critic={"q": 2.0, "v": 0.25}, target_critic=3.0)
 
     # The mean online critic is 2 (a + 0.5), so 0 and 2 at the two actions; V is 0.25 at both.
@@ -154,6 +157,7 @@ def test_fbrac_loss_is_alpha_times_cloning_minus_q():
     for alpha in (0.0, 3.0):
         agent = small(fbrac, alpha=alpha)
         state = start(agent)
+        state = state._replace(target_critic=jax.tree.map(lambda leaf: 0.5 * leaf, state.target_critic))
         loss, metrics = agent.actor_loss(state.actor, state, data, key)
         close(loss, alpha * metrics["bc_loss"] - metrics["actor_q_mean"])
         losses.append(loss)

@@ -8,7 +8,16 @@ from support.chunks import GAMMA, dataset
 
 from dfp.plan.catalogue import load_catalogue
 from dfp.runs.online_rows import OnlineRows
-from dfp.training.replay import Rows, append, chunks_at, grow_finals, live_rows, make_buffer, sample_chunks
+from dfp.training.replay import (
+    Rows,
+    append,
+    chunks_at,
+    grow_finals,
+    live_rows,
+    make_buffer,
+    sample_chunks,
+    with_next_action,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,6 +48,15 @@ def test_validity_of_a_longer_chunk():
     np.testing.assert_array_equal(batch.valid[0], [1, 1, 0, 0])
     np.testing.assert_allclose(batch.return_[0], -1 + 0 - 0.25 - 0.125)
     assert batch.discount[0] == 0.0  # the smallest mask of the chunk
+
+
+def test_a_chunk_of_several_coordinates_is_ordered_by_step():
+    data = dataset()._replace(actions=np.arange(10, dtype=np.float32).reshape(5, 2))  # of row i: 2 i, 2 i + 1
+    buffer = make_buffer(data, 5)
+    batch = chunks_at(buffer, jnp.array([1, 0]), 2, GAMMA)
+    np.testing.assert_array_equal(batch.action, [[2, 3, 4, 5], [0, 1, 2, 3]])
+    following = with_next_action(batch, buffer, live_rows(5, 5), jnp.array([3, 2]), 2)
+    np.testing.assert_array_equal(following.next_action, [[6, 7, 8, 9], [4, 5, 6, 7]])
 
 
 def test_first_rows_are_uniform_over_what_has_a_whole_chunk():

@@ -97,6 +97,23 @@ def test_an_action_depends_on_its_own_state_and_key_alone():
     assert np.all(np.abs(whole) <= 1.0)
 
 
+class Keyed(dfp.Agent):
+    """In place of parameters the numbers of the key that they would be drawn by."""
+
+    def init_actor(self, key):
+        return jax.random.key_data(key)
+
+    def init_critic(self, key):
+        return jax.random.key_data(key)
+
+
+def test_actor_and_critic_begin_from_keys_of_their_own():
+    base, key = make(dfp), jax.random.key(3)
+    begun = Keyed(base.network, base.training, S, A, base.config).init(key)
+    keys = {tuple(np.asarray(numbers)) for numbers in (begun.actor, begun.critic, jax.random.key_data(key))}
+    assert len(keys) == 3
+
+
 # --------------------------------------------------------------------------- one update
 
 

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
-from dfp.agents.models.networks import MLP, EnsembleCritic
+from dfp.agents.models.networks import MLP, EnsembleCritic, ResNet
 
 
 def test_a_critic_has_a_layer_norm_after_each_hidden_layer_and_an_actor_has_none():
@@ -34,3 +35,31 @@ def test_layers_begin_by_glorots_uniform_and_zero_biases():
     assert 0.22 < largest <= np.sqrt(6 / 120)
     np.testing.assert_allclose(np.std(layer["kernel"]), np.sqrt(6 / 120 / 3), rtol=0.03)
     assert not np.any(layer["bias"])
+
+
+LAYERS = {
+    "actor": (MLP(90, 2, 30), [(30, 90), (90, 90), (90, 30)]),
+    "residual": (ResNet(40, 1, 60), [(30, 40), (40, 160), (160, 40), (40, 60)]),
+}
+
+
+@pytest.mark.parametrize("body", LAYERS)
+def test_every_layer_begins_by_glorots_uniform_the_last_one_too(body):
+    """The largest of more than a thousand numbers is within 3 % of the bound, and none is beyond it."""
+    network, sizes = LAYERS[body]
+    params = jax.jit(network.init)(jax.random.key(0), jnp.zeros((1, 30)))["params"]
+    assert sum(name.startswith("Dense") for name in params) == len(sizes)
+    for number, (inside, outside) in enumerate(sizes):
+        kernel, bound = params[f"Dense_{number}"]["kernel"], np.sqrt(6 / (inside + outside))
+        assert kernel.shape == (inside, outside)
+        assert 0.97 * bound < np.max(np.abs(kernel)) <= bound
+
+
+def test_every_layer_of_every_critic_begins_by_glorots_uniform():
+    """Bounds of the layers of one critic, 20 x 90, 90 x 90 and 90 x 1, whatever the size of the ensemble."""
+    init = jax.jit(EnsembleCritic(90, 2, 10).init)
+    critics = init(jax.random.key(0), jnp.zeros((1, 15)), jnp.zeros((1, 5)))
+    for layer, bound in enumerate([np.sqrt(6 / 110), np.sqrt(6 / 180), np.sqrt(6 / 91)]):
+        kernel = critics["params"]["VmapMLP_0"][f"Dense_{layer}"]["kernel"]
+        assert 0.97 * bound < np.max(np.abs(kernel)) <= bound
+        np.testing.assert_allclose(np.std(kernel, axis=(1, 2)), bound / np.sqrt(3), rtol=0.3)

@@ -223,6 +223,14 @@ def test_identical_samples_and_positive_give_no_force_and_no_nan():
     assert np.all(np.isfinite(gradient))
 
 
+def test_the_length_scale_is_at_least_a_thousandth_whatever_the_dimension():
+    # D = 4, a sample at 0 and a positive at x (1, 1, 1, 1): their distance is 2 x, that of the sample to itself 0. The
+    # mean is x, and the scale x / sqrt(4).
+    for x, scale in ((0.0, 1e-3), (1e-3, 1e-3), (1e-2, 5e-3)):
+        field = joint_field(jnp.zeros((1, 1, 4)), jnp.full((1, 1, 4), x), jnp.zeros((1, 0, 4)), (0.05,))
+        np.testing.assert_allclose(field.scale, scale, rtol=1e-6)
+
+
 # --------------------------------------------------------------------------- Eq. 4
 
 

@@ -126,6 +126,28 @@ def test_rebrac_acts_without_noise_inside_the_range_and_starts_near_its_middle()
     assert 0.9 < np.abs(far).max() <= 1.0
 
 
+def test_rebrac_penalty_counts_no_step_after_an_episodes_end():
+    agent = hand_agent(alpha_actor=3.0, alpha_critic=0.0)
+    data = Batch(
+        observation=jnp.zeros((2, S)), action=jnp.array([[0.5, 0.5], [-0.5, 0.1]]), valid=jnp.array([[1.0], [0.0]]),
+        return_=jnp.zeros(2), discount=jnp.zeros(2), next_observation=jnp.zeros((2, S)),
+    )  # fmt: skip
+    state = start(make(rebrac, chunk=1, alpha_actor=0.0, alpha_critic=0.0))._replace(critic=jnp.asarray(-2.0))
+    loss, metrics = agent.actor_loss(jnp.array([0.5, 0.1]), state, data, jax.random.key(0))
+    # The second row would have 1. Q is -1 in both rows: its term is 1.
+    np.testing.assert_allclose(metrics["bc_loss"], 0.16 / 2, rtol=1e-5)
+    np.testing.assert_allclose(loss, 1.0 + 3.0 * 0.16 / 2, rtol=1e-5)
+
+
+def test_the_last_layer_of_rebracs_actor_begins_a_tenth_as_large_as_glorots():
+    """16 x 4 numbers within ``0.1 sqrt(6 / (16 + 4))``; the layer before it keeps ``sqrt(6 / (16 + 16))``."""
+    params = start(small(rebrac)).actor["params"]
+    assert params["Dense_2"]["kernel"].shape == (16, D)
+    bounds = {"Dense_1": np.sqrt(6 / 32), "Dense_2": 0.1 * np.sqrt(6 / 20)}
+    for name, bound in bounds.items():
+        assert 0.9 * bound < np.max(np.abs(params[name]["kernel"])) <= bound
+
+
 def adam(state, part: str):
     return state.optimiser.inner_states[part]
 

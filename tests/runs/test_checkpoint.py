@@ -58,6 +58,13 @@ def test_another_spec_another_shape_and_no_file_are_refused(tmp_path):
         load(tmp_path / "none.npz", STATE, "d")
 
 
+def test_numbers_of_another_type_are_refused(tmp_path):
+    path = tmp_path / "c.npz"
+    save(path, STATE, "d", {"step": 1})
+    with pytest.raises(CheckpointError, match=r"\['a'\] is float32\(5,\), not float64\(5,\)"):
+        load(path, {**STATE, "a": np.zeros(5, np.float64)}, "d")
+
+
 def test_nothing_is_unpickled(tmp_path):
     path = tmp_path / "c.npz"
     with path.open("wb") as file:

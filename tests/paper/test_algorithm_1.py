@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from paper import cases, reference
 from paper.cases import BANDWIDTHS, BEST_OF, EMA, GAMMA, LAMBDA, POLYAK, RATE, A, B, K, S, close, tree
@@ -37,6 +38,7 @@ from dfp.agents import dfp
 from dfp.runs.checkpoint import save
 from dfp.tasks import Dataset, Step
 from dfp.training.online import OnlineLoop
+from dfp.training.rollout import episode_seed
 from dfp.training.session import FINAL_STATE, Session
 from dfp.training.updates import stream
 
@@ -117,7 +119,7 @@ OURS = METHODS["DFP"]
 
 
 def in_numpy(state: Any) -> reference.Learner:
-    """A state before its first update."""
+    """A state whose moments are zero: before its first update."""
     fresh = reference.learner(tree(state.actor), tree(state.critic))
     old = None if state.anchor is None else tree(state.anchor)
     return fresh._replace(target_critic=tree(state.target_critic), old=old)
@@ -146,6 +148,17 @@ def same(found: Any, expected: reference.Learner, **tolerance: float) -> None:
 
 # --------------------------------------------------------------------------- one short online phase
 
+FIRST, SECOND = 0.01, 0.02  # every moment that the offline phase ended with
+
+
+def after_the_offline_phase(optimiser: Any) -> Any:
+    """Adam's state after ten updates."""
+    first, second = (
+        jax.tree.map(lambda leaf, value=value: jnp.full_like(leaf, value), optax.tree.get(optimiser, name))
+        for name, value in (("mu", FIRST), ("nu", SECOND))
+    )
+    return optax.tree.set(optimiser, mu=first, nu=second, count=jnp.int32(OFFLINE_STEPS))
+
 
 class Scripted:
     """Two episodes: five steps to success, then three steps to the cap. What is played in them changes nothing."""
@@ -154,9 +167,11 @@ class Scripted:
         numbers = np.random.default_rng(11).normal(size=(2, 6, S)).astype(np.float32)
         self.places, self.lengths = numbers, (5, 3)
         self.episode, self.step = -1, 0
+        self.seeds: list[int] = []
         self.played: list[tuple[int, np.ndarray]] = []  # episode and action
 
     def reset(self, seed: int) -> np.ndarray:
+        self.seeds.append(seed)
         self.episode, self.step = self.episode + 1, 0
         return self.places[self.episode, 0]
 
@@ -211,7 +226,9 @@ def phase(tmp_path_factory: pytest.TempPathFactory) -> Phase:
     )  # fmt: skip
     with jax.enable_x64(True), Session(spec, folder / "run", options(), 100) as session:
         # The loop restores single precision. Everything else is computed in double precision here too.
-        pretrained = jax.tree.map(single, cases.initial(agent)._replace(anchor=None))
+        pretrained = cases.initial(agent)
+        optimiser = after_the_offline_phase(pretrained.optimiser)
+        pretrained = jax.tree.map(single, pretrained._replace(anchor=None, optimiser=optimiser))
         save(folder / FINAL_STATE, pretrained, spec.pretraining().digest(), {"step": OFFLINE_STEPS})
         loop = OnlineLoop(session, environment, folder, dataset(cases.episodes()))  # pyright: ignore
         at_switch = jax.device_get(loop.state)
@@ -276,7 +293,13 @@ def page(phase: Phase) -> tuple[Algorithm1, list[reference.Learner]]:
     with jax.enable_x64(True):
         actor = phase.pretrained.actor  # Initialize old policy pi_old <- pi_theta
         start = jax.tree.map(lambda leaf: np.asarray(leaf, float), phase.pretrained._replace(anchor=actor))
-        algorithm, states = Algorithm1(in_numpy(start)), []
+        params = {"actor": start.actor, "critic": start.critic}
+        first, second = (
+            reference.combined(lambda leaf, value=value: np.full_like(leaf, np.float32(value)), params)
+            for value in (FIRST, SECOND)
+        )
+        begun = in_numpy(start)._replace(first=first, second=second, steps=OFFLINE_STEPS)
+        algorithm, states = Algorithm1(begun), []
         for _ in range(2):
             algorithm.play()
             states.append(algorithm.state)
@@ -294,6 +317,13 @@ def test_the_online_phase_begins_with_pi_old_equal_to_the_policy(phase):
 def test_the_online_phase_begins_with_the_critics_of_the_offline_phase(phase):
     close(phase.at_switch.critic, tree(phase.pretrained.critic), rtol=0.0, atol=0.0)
     close(phase.at_switch.target_critic, tree(phase.pretrained.target_critic), rtol=0.0, atol=0.0)
+
+
+def test_the_online_phase_goes_on_with_the_moments_of_the_offline_phase(phase):
+    close(phase.at_switch.optimiser, tree(phase.pretrained.optimiser), rtol=0.0, atol=0.0)
+    assert {float(np.max(leaf)) for leaf in jax.tree.leaves(phase.at_switch.optimiser)} == {
+        float(np.float32(FIRST)), float(np.float32(SECOND)), OFFLINE_STEPS,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -335,6 +365,12 @@ def test_every_chunk_is_chosen_by_the_policy_that_all_steps_before_it_have_updat
         close(found, expected, rtol=1e-5)
 
 
+def test_each_episode_starts_where_the_seed_and_its_number_say(phase):
+    starts = [episode_seed(SEED, "environment", number) for number in (0, 1)]
+    assert phase.environment.seeds == starts
+    assert len({*starts, episode_seed(0, "environment", 0), episode_seed(0, "environment", 1)}) == 4
+
+
 # --------------------------------------------------------------------------- Append (s, a*, r, s') to D
 
 
@@ -360,7 +396,7 @@ def test_the_buffer_gets_what_was_executed(phase):
 
 def test_no_update_during_the_warm_up_and_one_for_every_step_after_it(phase):
     counts = [int(jax.tree.leaves(state.optimiser)[0]) for state in phase.states]
-    assert counts == [5 - WARMUP, 5 + 3 - WARMUP]
+    assert counts == [OFFLINE_STEPS + 5 - WARMUP, OFFLINE_STEPS + 5 + 3 - WARMUP]
 
 
 # --------------------------------------------------------------------------- Generate N_gen samples, shared by both

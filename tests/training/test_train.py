@@ -17,6 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from support import small_agents
+from support.chunks import dataset
 from support.small_runs import (
     CATALOGUE,
     RandomShards,
@@ -31,17 +33,21 @@ from support.small_runs import (
 
 from dfp import errors
 from dfp.agents import dfp
+from dfp.agents.base.actor_critic import AgentState
 from dfp.runs.attempts import read_attempts, spent_s
 from dfp.runs.checkpoint import load_final, save
 from dfp.runs.finished import identity
+from dfp.runs.folder import Evaluation
+from dfp.runs.layout import FINAL_STATE
 from dfp.runs.value_log import read_values
 from dfp.spec import ConfigError, RunSpec
 from dfp.tasks import Dataset, Step, make_environment
-from dfp.training import offline, rollout, stages
+from dfp.training import offline, replay, rollout, stages
 from dfp.training.online import OnlineLoop
 from dfp.training.replay import Rows, append, live_rows, make_buffer, sample_chunks
 from dfp.training.rollout import (
     Checked,
+    ChunkResult,
     Evaluator,
     RemoteEnvironment,
     SimulatorError,
@@ -49,7 +55,7 @@ from dfp.training.rollout import (
     episode_seed,
 )
 from dfp.training.session import Session, build_agent
-from dfp.training.updates import Span, no_diagnostics, online_updates
+from dfp.training.updates import Span, act, no_diagnostics, offline_updates, online_updates, stream
 
 
 @pytest.fixture(autouse=True)
@@ -226,6 +232,23 @@ def test_the_rows_of_the_value_log_are_means_over_equal_intervals(straight):
     assert [row.step for row in read_values(straight / "pre") if row.name == "critic_loss"] == list(range(1, 41))
 
 
+def test_a_row_of_the_value_log_has_the_mean_of_its_interval(tmp_path):
+    """1 to 9, then nine times 2. A look inside an interval begins no new one."""
+    with Session(make_spec().pretraining(), tmp_path / "pre", options(), 450) as session:
+        state = jax.jit(session.agent.init)(jax.random.key(0))
+        diagnostics = session.diagnostics(state)
+        names = set(diagnostics.total)
+        for step, value in enumerate([*range(1, 10), *[2] * 9], start=1):
+            diagnostics = diagnostics.add(dict.fromkeys(names, jnp.float32(value)), jnp.int32(step - 1))
+            if step in (4, 9, 18):
+                diagnostics = session.check(state, diagnostics, step)
+    rows = read_values(tmp_path / "pre")
+    assert "critic_loss" in names
+    assert {(row.step, row.name, row.value) for row in rows} == {
+        (step, name, value) for step, value in ((9, 5.0), (18, 2.0)) for name in names
+    }
+
+
 def _attempt(stage: str, folder: str, pretrained: str) -> None:
     use_random_data()
     if stage == "pretrain":
@@ -321,6 +344,111 @@ def test_a_checkpoint_of_another_spec_is_not_used(straight, tmp_path):
 
 
 # --------------------------------------------------------------------------- exact loops
+
+
+class Numbered(dfp.Agent):
+    """Its chunk is 0, 1, 2, ..."""
+
+    def sample_actions(self, state, observation, keys):
+        return jnp.arange(float(self.chunk_size))[None]
+
+
+def test_a_chunk_is_executed_step_by_step():
+    base = small_agents.make(dfp, chunk=3)
+    agent = Numbered(base.network, base.training, 3, 2, base.config)
+    state = AgentState(jnp.zeros(()), (), (), None, ())
+    found = act(agent, state, np.zeros((1, 3), np.float32), np.array([0]), np.array([0]), jax.random.key(0))
+    np.testing.assert_array_equal(found, [[[0, 1], [2, 3], [4, 5]]])
+
+
+class Counting(dfp.Agent):
+    """Its actor counts how many chunks began with each of the five states of ``support.chunks``."""
+
+    def update(self, state, batch, key):
+        began = batch.observation == jnp.array([[0.0, 1.0, 2.0, 10.0, 11.0]])
+        return state._replace(actor=state.actor + jnp.sum(began, axis=0)), {}
+
+
+def test_offline_updates_draw_from_all_rows():
+    """400 batches of 4: each of the four rows that another one follows 400 times, give or take 17."""
+    training = make_spec().training.model_copy(update={"batch_size": 4})
+    agent = Counting(make_spec().network, training, 1, 1, dfp.Config(chunk=2, top_k=None))
+    state = AgentState(jnp.zeros(5, jnp.int32), (), (), None, ())
+    rows = make_buffer(dataset(), 5)
+    state, _ = offline_updates(agent, state, no_diagnostics(agent, state), rows, jax.random.key(0), 0, 400)
+    np.testing.assert_allclose(state.actor, [400, 400, 400, 400, 0], atol=90)
+    assert state.actor[4] == 0
+    assert state.actor.sum() == 1600
+
+
+def test_every_stream_of_every_seed_is_another_one():
+    names = ("init", "data", "actor", "evaluation")
+    keys = {tuple(jax.random.key_data(stream(seed, name)).tolist()) for seed in (0, 5) for name in names}
+    assert len(keys) == 8
+    # 2918445923 is the CRC-32 of "data".
+    expected = jax.random.fold_in(jax.random.key(5), 2918445923)
+    np.testing.assert_array_equal(jax.random.key_data(stream(5, "data")), jax.random.key_data(expected))
+
+
+class Clocked:
+    """In place of the environment: the clock ends an episode after ``length`` steps; step n (from 1) leads to n."""
+
+    def __init__(self, length: int) -> None:
+        self.width = make_spec().task.observation_size
+        self.length, self.steps, self.left = length, 0, 0
+
+    def reset(self, seed: int) -> np.ndarray:
+        self.left = self.length
+        return np.zeros(self.width, np.float32)
+
+    def play(self, actions):
+        for _ in actions:
+            self.steps, self.left = self.steps + 1, self.left - 1
+            yield Step(np.full(self.width, self.steps, np.float32), -1.0, False, self.left == 0, False)
+            if self.left == 0:
+                return
+
+
+@contextlib.contextmanager
+def online_loop(folder: Path, environment: Clocked, steps: int):
+    """The loop of an attempt at a fine-tuning of so many steps, without updates."""
+    spec = make_spec("dfp-no-topk", online={"steps": steps, "warmup_steps": 33, "buffer_capacity": 1100})
+    state = jax.jit(build_agent(spec).init)(jax.random.key(0))._replace(anchor=None)
+    save(folder / FINAL_STATE, state, spec.pretraining().digest(), {"step": 40})
+    with Session(spec, folder / "run", options(), steps, folder) as session:
+        assert session.begin()
+        yield OnlineLoop(session, environment, folder, random_dataset(spec.task))  # pyright: ignore
+
+
+@pytest.fixture
+def _little_room_for_finals(monkeypatch):
+    """For one episode more than have ended."""
+    monkeypatch.setattr(replay, "_spare_finals", lambda used: 1)
+
+
+@pytest.mark.usefixtures("_little_room_for_finals")
+def test_every_episode_keeps_its_last_state_as_their_table_grows_and_after_a_restart(tmp_path):
+    """Four episodes of one step, after which states are 1, 2, 3 and 4; the last one in a second attempt."""
+    environment = Clocked(length=1)
+    for episodes in (3, 1):
+        with online_loop(tmp_path, environment, steps=20) as loop:
+            for _ in range(episodes):
+                loop.episode()
+            loop._update()
+            loop.session.save(loop.step, loop.state, loop._progress)
+            table, entries = loop.buffer.final_observation, loop.buffer.final[1000 : 1000 + loop.step]
+            np.testing.assert_array_equal(table[entries, 0], [1, 2, 3, 4][: loop.step])
+            np.testing.assert_array_equal(table[:2], random_dataset(make_spec().task).final_observations)
+    assert loop.step == 4
+
+
+@pytest.mark.usefixtures("_little_room_for_finals")
+def test_the_online_phase_ends_at_its_last_step_in_the_middle_of_a_chunk(tmp_path, monkeypatch):
+    evaluated = []
+    monkeypatch.setattr(Session, "evaluate", lambda self, state, step: evaluated.append(step))
+    with online_loop(tmp_path, Clocked(length=100), steps=7) as loop:
+        loop.episode()
+    assert (loop.step, evaluated) == (7, [7])
 
 
 def test_a_chunk_of_updates_in_one_dispatch_is_the_serial_loop():
@@ -441,23 +569,40 @@ def test_evaluation_does_not_depend_on_the_number_of_workers():
     assert results[0] == results[1]
 
 
-def test_an_evaluation_counts_the_episodes_that_succeed():
-    """Three episodes of one, two and two chunks of up to six steps; the second one succeeds."""
-    played = {0: [(6, False, True)], 1: [(6, False, False), (3, True, True)], 2: [(6, False, False), (6, False, True)]}
+def test_an_evaluation_of_more_episodes_than_slots(monkeypatch):
+    """25 episodes in 10 slots. That of seed s has the states 100 s, 100 s + 1, ... after each of its chunks.
 
-    def answers(command, by_slot):
-        if command == "reset":
-            return {slot: np.zeros(1) for slot in by_slot}
-        return {
-            slot: rollout.ChunkResult(np.zeros(1), -float(steps), steps, success, done)
-            for slot in by_slot
-            for steps, success, done in [played[slot].pop(0)]
-        }
+    It has 1 + s % 3 chunks, each a step at -1, and succeeds if 5 divides s.
+    """
+    seeds, place, seen = list(range(1, 26)), {}, []
+
+    def play(command, by_slot):
+        answers = {}
+        for slot, argument in by_slot.items():
+            if command == "reset":
+                place[slot] = argument, 0
+                answers[slot] = np.array([100.0 * argument], np.float32)
+                continue
+            seed, chunks = place[slot]
+            assert argument == 100 * seed + chunks  # the chunk for this very state
+            place[slot] = seed, chunks + 1
+            done = chunks == seed % 3
+            state = np.array([100.0 * seed + chunks + 1], np.float32)
+            answers[slot] = ChunkResult(state, -1.0, 1, done and seed % 5 == 0, done)
+        return answers
+
+    def policy(observation, episode, chunk):
+        seen.extend(
+            (int(e), int(c), float(o)) for e, c, o in zip(episode, chunk, observation[:, 0], strict=True) if e >= 0
+        )
+        return observation[:, None]
 
     evaluator = Evaluator.__new__(Evaluator)
-    evaluator.slots, evaluator.observation_size, evaluator._all = 3, 1, answers  # pyright: ignore
-    found = evaluator.evaluate(lambda observation, episode, chunk: np.zeros((3, 6, 1)), [5, 6, 7])
-    assert found == rollout.Evaluation(success_rate=1 / 3, episodes=3, return_mean=-9.0, length_mean=9.0)
+    evaluator.slots, evaluator.observation_size = 10, 1
+    monkeypatch.setattr(evaluator, "_all", play)
+    # s % 3 is 1 for nine seeds, 2 for eight and 0 for eight: 2 * 9 + 3 * 8 + 8 = 50 chunks. Five seeds succeed.
+    assert evaluator.evaluate(policy, seeds) == Evaluation(0.2, 25, -2.0, 2.0)
+    assert sorted(seen) == [(s - 1, chunk, 100.0 * s + chunk) for s in seeds for chunk in range(1 + s % 3)]
 
 
 def test_an_error_of_one_worker_leaves_no_answer_for_the_next_evaluation():
@@ -501,6 +646,19 @@ def test_a_loss_that_is_not_finite_stops_with_step_term_and_spec(tmp_path, monke
     with pytest.raises(stages.TrainingError, match=r"(critic_loss|target_mean) .*step 0; .*spec \{"):
         stages.pretrain(make_spec().pretraining(), tmp_path / "pre", options())
     assert not (tmp_path / "pre" / "metrics.csv").exists()
+
+
+def test_a_parameter_that_is_not_finite_stops_though_every_term_is(tmp_path):
+    with Session(make_spec().pretraining(), tmp_path / "pre", options(), 40) as session:
+        state = jax.jit(session.agent.init)(jax.random.key(0))
+        diagnostics = session.diagnostics(state)
+        session.check(state, diagnostics, 7)
+        for part, number in (("actor", np.nan), ("critic", np.inf)):
+            *others, last = jax.tree.leaves(getattr(state, part))
+            leaves = [*others, last.at[(0,) * last.ndim].set(number)]
+            broken = jax.tree.unflatten(jax.tree.structure(getattr(state, part)), leaves)
+            with pytest.raises(stages.TrainingError, match="parameters is not finite at step 7; "):
+                session.check(state._replace(**{part: broken}), diagnostics, 7)
 
 
 class Poisoned:
@@ -562,6 +720,23 @@ def test_a_simulator_that_returns_no_number_stops_an_evaluation(monkeypatch):
         rollout.step_chunk(slot, np.zeros((5, task.action_size), np.float32))
     # A worker sends it through a pipe.
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+class Unpaid(Poisoned):
+    """Its second reward is not a number."""
+
+    def step(self, action: np.ndarray) -> Step:
+        step = super().step(action)
+        return step._replace(reward=np.nan) if self.steps == 2 else step
+
+
+def test_a_reward_that_is_no_number_stops_the_run():
+    task = make_spec().task
+    environment = Checked(Unpaid(task, bad=0), task)
+    environment.reset(11)
+    assert environment.step(np.zeros(task.action_size)).reward == -1.0
+    with pytest.raises(SimulatorError, match=r"reward is nan \(entry 0\) at step 2 .*seed 11"):
+        environment.step(np.zeros(task.action_size))
 
 
 def test_the_papers_scale_without_a_gpu_stops_before_the_first_update(tmp_path):

@@ -1,4 +1,4 @@
-"""Several seeds in one program: equal to single runs within rounding, and each folder as of a run alone."""
+"""Seeds share nothing; several in one program equal single runs within rounding, each folder as of a run alone."""
 
 import functools
 import json
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from support.small_runs import RandomShards, make_spec, metrics, options, values
@@ -17,7 +18,8 @@ from dfp.runs.folder import Evaluation
 from dfp.runs.layout import FINAL_STATE
 from dfp.spec import RunSpec
 from dfp.training import offline, seeds, session, stages
-from dfp.training.offline import OfflineLoop
+from dfp.training.offline import OfflineLoop, Shards
+from dfp.training.rollout import episode_seed
 from dfp.training.seeds import pretrain_seeds
 from dfp.training.session import Session
 
@@ -91,6 +93,65 @@ def assert_equal_within_rounding(folder: Path, alone: Path) -> None:
         assert [row[:3] for row in values(run)] == [row[:3] for row in values(single)]
         terms = [[value for *_, value in values(one)] for one in (run, single)]
         assert terms[0] == pytest.approx(terms[1], rel=1e-4, abs=ROUNDING)
+
+
+# --------------------------------------------------------------------------- one seed
+
+
+def test_two_seeds_begin_with_other_networks_and_draw_other_batches(tmp_path):
+    kernels, keys = [], []
+    for seed in (0, 5):
+        spec = spec_of("dfp", seed)
+        with Session(spec, tmp_path / f"seed{seed}", options(), 40) as one, Shards(spec, tmp_path) as shards:
+            loop = OfflineLoop(one, shards)
+        critics = loop.state.critic["params"]["VmapMLP_0"]
+        kernels.append([layers["Dense_1"]["kernel"] for layers in (loop.state.actor["params"], critics)])
+        keys.append(jax.random.key_data(loop.key).tolist())
+    for ours, theirs in zip(*kernels, strict=True):
+        assert np.all(ours != theirs)
+    # The key of the batches and of the updates' noise: 2918445923 is the CRC-32 of "data".
+    expected = [jax.random.fold_in(jax.random.key(seed), 2918445923) for seed in (0, 5)]
+    assert keys == [jax.random.key_data(key).tolist() for key in expected]
+
+
+class Noted:
+    """In place of the simulators: it keeps the reset seeds, and the chunks of two episodes that are in one state."""
+
+    def __init__(self) -> None:
+        self.starts: list[list[int]] = []
+        self.chunks: list[list[bytes]] = []
+
+    def evaluate(self, policy, seeds) -> Evaluation:
+        self.starts.append(list(seeds))
+        chunks = policy(np.zeros((2, 28), np.float32), np.arange(2), np.zeros(2, int))
+        self.chunks.append([chunk.tobytes() for chunk in chunks])
+        return Evaluation(0.5, len(seeds), -200.0, 200.0)
+
+
+def test_every_evaluation_of_every_seed_has_starts_and_noise_of_its_own(tmp_path):
+    """Of one and the same policy; and the same evaluation is the same again."""
+    noted = Noted()
+    for seed in (0, 5):
+        with Session(spec_of("dfp", seed), tmp_path / f"seed{seed}", options(), 40) as one:
+            one.evaluator = noted  # pyright: ignore[reportAttributeAccessIssue]
+            state = jax.jit(one.agent.init)(jax.random.key(0))
+            for step in (25, 40):
+                one.evaluate(state, step)
+            one.evaluate(state, 40)
+    assert noted.starts[4] == [episode_seed(5, "evaluation", 40, number) for number in (0, 1)]
+    for found in (noted.starts, noted.chunks):
+        assert (found[1], found[4]) == (found[2], found[5])
+        assert len({number for evaluation in found for number in evaluation}) == 2 * 4
+
+
+def test_an_offline_run_is_evaluated_after_every_interval_and_at_its_end(alone):
+    assert [(row["phase"], row["step"]) for row in metrics(alone("dfp") / "seed0")] == [
+        ("offline", "25"),
+        ("offline", "40"),
+    ]
+
+
+# --------------------------------------------------------------------------- several in one program
 
 
 def manifest(run: Path) -> dict:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from scipy.stats import binomtest
 
@@ -14,19 +12,6 @@ from dfp.training.rollout import Evaluator, episode_seed
 from dfp.training.updates import act, stream
 
 STREAM = "evaluate"  # apart from "evaluation", that of the run itself
-
-
-class Interval(NamedTuple):
-    """Of a success rate, in [0, 1]."""
-
-    low: float
-    high: float
-
-
-def wilson_interval(successes: int, episodes: int) -> Interval:
-    """Wilson's 95 % interval of a success rate (Wilson 1927), from ``successes`` in ``episodes`` (> 0)."""
-    found = binomtest(successes, episodes).proportion_ci(confidence_level=0.95, method="wilson")
-    return Interval(float(found.low), float(found.high))
 
 
 def episode_seeds(seed: int, episodes: int) -> list[int]:
@@ -57,7 +42,8 @@ def evaluate(policy: Policy, episodes: int, seed: int, workers: int | None = Non
 
 def summary(policy: Policy, found: Evaluation, seed: int) -> str:
     """One line for people."""
-    low, high = wilson_interval(round(found.success_rate * found.episodes), found.episodes)
+    counted = binomtest(round(found.success_rate * found.episodes), found.episodes)
+    low, high = counted.proportion_ci(confidence_level=0.95, method="wilson")  # Wilson 1927
     return (
         f"{policy.spec.task.key}, {policy.spec.stage} step {policy.step}: success {found.success_rate:.1%}, "
         f"95 % Wilson interval {low:.1%} to {high:.1%}, of {found.episodes} episodes (seed {seed}); "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import itertools
 import logging
@@ -46,16 +45,16 @@ def play(policy: Policy, view: View, episodes: int, seed: int, file: Path) -> li
     Raises:
       ConfigError: the packages of the extra ``video`` are not installed, or the file is no ``.mp4``.
     """
-    film_of, frames_in = _library(file)
+    imageio, ffmpeg = _packages(file)
     file.parent.mkdir(parents=True, exist_ok=True)
     played = []
     with replacing(file, ending="mp4") as unfinished:
-        with film_of(unfinished, view.rate) as show:
+        with _film(imageio, unfinished, view.rate) as show:
             for number, start in enumerate(episode_seeds(seed, episodes)):
                 played.append(_episode(policy, view, number, start, seed, show))
                 result = "success" if played[-1].success else "no success"
                 log.info(f"episode {number}: {result} after {played[-1].steps} steps")
-        if frames_in(unfinished) != sum(one.frames for one in played):
+        if _frames(ffmpeg, unfinished) != sum(one.frames for one in played):
             raise _unwritten(unfinished)
     return played
 
@@ -89,20 +88,14 @@ def _steps(policy: Policy, view: View, observation: np.ndarray, number: int, see
             observation = step.observation
 
 
-Film = Callable[[Path, float], contextlib.AbstractContextManager[Callable[[np.ndarray], None]]]
-
-
-def _library(file: Path) -> tuple[Film, Callable[[Path], int]]:
-    """What writes a film, and what counts the frames of one that is written."""
+def _packages(file: Path) -> tuple[Any, Any]:
+    """The package that writes films, and the one that counts the frames of a film."""
     if file.suffix != ".mp4":
         raise ConfigError(f"{file}: a film is an mp4 file; give it a name that ends with .mp4")
     try:
-        imageio = importlib.import_module("imageio.v2")
-        ffmpeg = importlib.import_module("imageio_ffmpeg")
+        return importlib.import_module("imageio.v2"), importlib.import_module("imageio_ffmpeg")
     except ModuleNotFoundError as error:
         raise ConfigError(f"package '{error.name}': not installed; films need `uv sync --extra video`") from None
-
-    return functools.partial(_film, imageio), functools.partial(_frames, ffmpeg)
 
 
 @contextlib.contextmanager

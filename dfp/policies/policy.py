@@ -12,7 +12,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from jax import Array
 
 from dfp.agents.base.actor_critic import ActorCritic, AgentState
 from dfp.plan.foreign import refuse_misplaced
@@ -55,7 +54,7 @@ class Policy:
         if states.ndim != 2 or states.shape[1] != self.agent.observation_size:
             raise ValueError(f"observation: shape {np.shape(observation)}; wanted [{self.agent.observation_size}]")
         rows = np.arange(len(states))
-        chunks = act(self.agent, self.state, states, np.full_like(rows, seed), rows, _key())
+        chunks = act(self.agent, self.state, states, np.full_like(rows, seed), rows, jax.random.key(0))
         return np.asarray(chunks).reshape(*np.shape(observation)[:-1], self.agent.chunk, self.agent.action_size)
 
 
@@ -79,7 +78,3 @@ def load_policy(folder: str | Path) -> Policy:
             raise CheckpointError("; ".join(refused) or f"{folder}: nothing is saved yet")
         state, progress = found
     return Policy(spec, agent, jax.device_put(state), progress["step"])
-
-
-def _key() -> Array:
-    return jax.random.key(0)

@@ -27,7 +27,6 @@ from dfp.report.statistics import (
     THRESHOLDS,
     Strata,
     interquartile_mean,
-    online_regret,
     over_seeds,
     performance_profile,
     probability_of_improvement,
@@ -35,6 +34,7 @@ from dfp.report.statistics import (
     t_interval,
     task_mean,
 )
+from dfp.report.study.data import KEY, run_scores
 
 COLUMNS = (
     "experiment", "method", "label", "versus", "task", "evaluation", "statistic", "threshold", "value", "low", "high",
@@ -64,20 +64,8 @@ def run_ends(tidy: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     ``last`` is its rate at the end, ``best`` its highest in the phase that the tables show (online, or offline for
     offline RL), ``regret`` that of the online phase, NaN for offline RL.
     """
-    key = ["stage", "task", "method", "seed"]
-    listed = runs.drop_duplicates(key).set_index(key)[["offline_steps", "online_steps"]]
-    rows = []
-    for run, curve in tidy.groupby(key, sort=False):
-        start, length = (int(steps) for steps in listed.loc[run])
-        steps, rates = curve["step"].to_numpy(), curve["success_rate"].to_numpy()
-        if steps[-1] != start + length:
-            continue
-        best = rates[steps > start].max() if length else rates.max()
-        online = steps >= start
-        whole = length > 0 and steps[online][0] == start
-        regret = online_regret(steps[online], rates[online]) if whole else np.nan
-        rows.append((*curve[key].iloc[0], rates[-1], best, regret))
-    return pd.DataFrame(rows, columns=pd.Index([*key, "last", "best", "regret"]))
+    scores = run_scores(tidy, runs).dropna(subset="final", ignore_index=True)
+    return scores.assign(last=scores.final)[[*KEY, "last", "best", "regret"]]
 
 
 def statistics(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

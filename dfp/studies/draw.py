@@ -1,4 +1,4 @@
-"""The figures beyond the paper, each drawn from a CSV file that a command of `dfp/commands/studies.py` computed."""
+"""The figures beyond the paper, each drawn from a CSV file that a command of `dfp/commands/study.py` computed."""
 
 from __future__ import annotations
 
@@ -36,14 +36,10 @@ def write_study(name: str, results_dir: Path) -> list[Path]:
         frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
         figure = draw(frame)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; `dfp {_command(name)}` computes it") from None
+        raise ConfigError(f"{path}: no such file; `dfp study {name}` computes it") from None
     except (ValueError, TypeError, LookupError, AttributeError) as error:
         raise ConfigError(f"{path}: not the numbers of '{name}': {' '.join(str(error).split())}") from None
     return write_drawing(results_dir / name, figure)
-
-
-def _command(name: str) -> str:
-    return name if name == "theory" else f"study {name}"
 
 
 # --------------------------------------------------------------------------- theory
@@ -142,7 +138,9 @@ def draw_field(frame: pd.DataFrame) -> Figure:
             part = frame.loc[frame.stage == stage.stage]
             _stage(axes, part)
             name = stage.stage.replace("L_BC", "$L_{BC}$").replace("L_topK", "$L_{topK}$")
-            axes.set_title(f"{name} (update {stage.step:,})\n{_worth(part)}", fontsize=9)
+            samples = part[part.kind == "sample"]
+            worth = f"mean Q {samples.q.mean():.2f}; {(samples.x > 0).mean():.0%} of samples right of 0"
+            axes.set_title(f"{name} (update {stage.step:,})\n{worth}", fontsize=9)
         figure.supxlabel("action, first coordinate", fontsize=9)
         figure.supylabel("action, second coordinate", fontsize=9)
         handles = {}  # a stage may lack a kind
@@ -181,11 +179,6 @@ def _stage(axes: Axes, part: pd.DataFrame) -> None:
     axes.tick_params(labelsize=8)
 
 
-def _worth(part: pd.DataFrame) -> str:
-    samples = part[part.kind == "sample"]
-    return f"mean Q {samples.q.mean():.2f}; {(samples.x > 0).mean():.0%} of samples right of 0"
-
-
 # --------------------------------------------------------------------------- mean_shift against joint
 
 
@@ -212,7 +205,8 @@ def draw_normalisation(frame: pd.DataFrame) -> Figure:
             _band(row[3], success.assign(value=100 * success.value), lines, cut=False)
             row[0].set_ylim(bottom=0)
             row[3].set_ylim(-3, 103)
-            row[3].axvspan(0, _switch(success), color=OFFLINE, linewidth=0, zorder=0)
+            switch = success.loc[success.phase == "offline", "x"].max() if len(success) else 0.0
+            row[3].axvspan(0, float(switch), color=OFFLINE, linewidth=0, zorder=0)
             row[3].set_xlim(left=0)
             row[3].xaxis.set_major_formatter(EngFormatter(sep=""))
             _title(row[0], f"{title}:\nspread of the candidates", "", "std per action coordinate")
@@ -224,10 +218,6 @@ def draw_normalisation(frame: pd.DataFrame) -> Figure:
             grid[0, 0].legend(frameon=False, fontsize=8)
         figure.suptitle(_seeds(frame.loc[frame.quantity != "q"], "value"), fontsize=9)
     return figure
-
-
-def _switch(success: pd.DataFrame) -> float:
-    return float(success[success.phase == "offline"].x.max()) if len(success) else 0.0
 
 
 def _by_phase(axes: Axes, spread: pd.DataFrame, lines: dict) -> None:

@@ -1,5 +1,9 @@
 """npz files with the rows of several episodes: what they share, whoever wrote them.
 
+- ``observations`` [R, S]; ``actions`` [R, A];
+- ``rewards`` [R] of each action; ``masks`` [R], 0 where that action ended the task, else 1;
+- ``terminals`` [R], 1 on the last ROW of an episode, whatever ended it, else 0.
+
 The last row of an episode is the state after its last transition and has no successor: 1,001 rows are 1,000
 transitions. Of the last row's other columns only ``terminals`` is used.
 """
@@ -42,7 +46,7 @@ def read_episodes(
     shrink: Callable[[np.ndarray], np.ndarray] = lambda actions: actions,
     allowed: str = "-1 to 1",
 ) -> Dataset:
-    """The transitions of a file with the columns of ``dfp/tasks/gym/files.py``.
+    """The transitions of a file with all of these columns.
 
     Args:
       shrink: maps recorded actions, [R, A], onto [-1, 1].

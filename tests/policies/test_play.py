@@ -17,7 +17,6 @@ from support.snakemake import planned
 import dfp
 from dfp.plan.catalogue import CATALOGUE, load_catalogue, load_config, run_spec
 from dfp.policies import evaluate, gallery
-from dfp.policies.evaluate import wilson_interval
 from dfp.report.figures.curves import write_figure
 from dfp.report.figures.gallery import HEADER
 from dfp.runs.checkpoint import save
@@ -46,13 +45,6 @@ def policy(tmp_path_factory):
 # --------------------------------------------------------------------------- evaluate
 
 
-def test_wilson_interval():
-    """By hand: (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), z = 1.95996."""
-    assert wilson_interval(5, 10) == pytest.approx((0.23659, 0.76341), abs=1e-5)
-    assert wilson_interval(0, 10) == pytest.approx((0.0, 0.27753), abs=1e-5)
-    assert wilson_interval(20, 20) == pytest.approx((0.83887, 1.0), abs=1e-5)
-
-
 def test_an_evaluation_is_a_function_of_its_seed(policy):
     first, again = (evaluate.evaluate(policy, 4, seed=3, workers=workers) for workers in (1, 2))
     assert first == again
@@ -65,6 +57,7 @@ def test_an_evaluation_is_a_function_of_its_seed(policy):
 
 
 def test_a_summary_says_what_was_measured(policy):
+    """Wilson by hand: (p + z^2 / 2n +- z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), z = 1.95996."""
     found = Evaluation(success_rate=0.5, episodes=10, return_mean=-12.25, length_mean=15.0)
     assert evaluate.summary(policy, found, 3) == (
         "point-mass, pretrain step 7: success 50.0%, 95 % Wilson interval 23.7% to 76.3%, of 10 episodes (seed 3); "

@@ -73,6 +73,10 @@ def test_scores_of_a_run_by_hand():
     assert (row.final, row["last"], row.offline) == pytest.approx((0.9, (0.8 + 0.6 + 0.9) / 3, 0.1))
     assert row.area == pytest.approx((0.3 + 0.6 + 0.7 + 0.75) / 4)  # means between neighbours, two steps each
     assert row.steps == 4  # step 8 is the first of at least 80 %, four after the switch
+    assert (row.best, row.regret) == pytest.approx((0.9, 1 - row.area))
+    without_switch = run_scores(tidy[tidy.step > 4], runs).iloc[0]  # the pretraining's folder is missing
+    assert without_switch.final == 0.9
+    assert without_switch[["area", "regret", "steps", "offline"]].isna().all()
     unfinished = run_scores(tidy[tidy.step < 12], runs).iloc[0]
     assert unfinished[["final", "last", "area", "steps"]].isna().all()
     assert unfinished.offline == pytest.approx(0.1)

@@ -84,7 +84,7 @@ gymnasium.register("Uncapped-v0", PointMass)
 
 
 def episodes(count: int, seed: int) -> dict[str, np.ndarray]:
-    """Columns of a dataset: a clumsy walk towards the origin, in the format of ``dfp/tasks/gym/files.py``."""
+    """Columns of a dataset: a clumsy walk towards the origin, in the format of ``dfp/tasks/npz.py``."""
     environment = gymnasium.make("PointMass-v0")
     stream = np.random.default_rng(seed)
     rows: list[dict[str, Any]] = []

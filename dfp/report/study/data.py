@@ -29,7 +29,8 @@ from dfp.spec import ConfigError
 
 STUDIES = ("study", "study-lift", "equality")  # configurations in config/, in the order of the page
 METRIC_COLUMNS = {"study": "str"} | {name: kind for name, kind in TIDY_TYPES.items() if name != "run"}
-RUN = ["study", "stage", "task", "method", "seed"]
+KEY = ["stage", "task", "method", "seed"]  # of a run
+RUN = ["study", *KEY]
 LAST = 3  # evaluations whose mean is compared
 GOAL = 0.8  # the success rate of "steps to 80 %"
 
@@ -41,7 +42,7 @@ def listed_runs(study: str) -> pd.DataFrame:
     planned = plan(load_config(CATALOGUE / f"{study}.yaml"), catalogue)
     text = io.StringIO(run_table(planned, catalogue))
     table = pd.read_csv(text, dtype="str", keep_default_na=False).astype(RUN_TYPES)
-    table = table.drop_duplicates(["stage", "task", "method", "seed"], ignore_index=True)
+    table = table.drop_duplicates(KEY, ignore_index=True)
     return table.assign(study=study, label=table.label.str.replace(" (Ours)", ""))  # "ours" is the paper's here
 
 
@@ -106,33 +107,32 @@ def read_metrics(folder: Path) -> pd.DataFrame:
 
 
 def run_scores(tidy: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per run that has finished: :data:`RUN`, then its scores, rates as fractions.
+    """One row per run that has begun: :data:`KEY`, then its scores, rates as fractions; NaN of what is not finished.
 
-    ``final``: the last evaluation. ``last``: the mean of the last :data:`LAST` evaluations of the run's last phase.
-    Of an online run also ``area``: the mean success over the online phase, its evaluations joined by lines from the
-    switch on; ``steps``: online steps to the first evaluation of at least :data:`GOAL`, NaN if there is none;
-    ``offline``: the mean of the last :data:`LAST` offline evaluations.
+    ``final``: the last evaluation. ``best`` and ``last``: the highest, and the mean of the last :data:`LAST`, of the
+    run's last phase. ``offline``: the mean of the last :data:`LAST` offline evaluations. Of an online run also
+    ``regret`` of the online phase, its evaluations joined by lines from the switch on, if there is one at the switch;
+    ``area`` = 1 - ``regret``; ``steps``: online steps to the first evaluation of at least :data:`GOAL`.
     """
-    key = ["stage", "task", "method", "seed"]
-    lengths = runs.set_index(key)[["offline_steps", "online_steps"]]
+    lengths = runs.drop_duplicates(KEY).set_index(KEY)[["offline_steps", "online_steps"]]
     rows = []
-    for run, curve in tidy.groupby(key, sort=False):
+    for run, curve in tidy.groupby(KEY, sort=False):
         start, length = (int(steps) for steps in lengths.loc[run])
         steps, rates = curve["step"].to_numpy(), curve["success_rate"].to_numpy()
-        row = dict(zip(key, curve[key].iloc[0], strict=True)) | {"offline": np.nan, "last": np.nan, "final": np.nan}
-        offline = rates[steps <= start]
+        row = dict(zip(KEY, curve[KEY].iloc[0], strict=True))
         if start in steps:
-            row["offline"] = offline[-LAST:].mean()
+            row["offline"] = rates[steps <= start][-LAST:].mean()
         if steps[-1] == start + length:
-            row |= {"final": rates[-1], "last": rates[steps > (start if length else 0)][-LAST:].mean()}
-        if length and row["final"] == row["final"]:
-            online = steps >= start
-            reached = steps[online & (rates >= GOAL)]
-            row["area"] = 1.0 - online_regret(steps[online], rates[online])
-            row["steps"] = float(reached[0] - start) if len(reached) else np.nan
+            phase = rates[steps > start] if length else rates
+            row |= {"final": rates[-1], "best": phase.max(), "last": phase[-LAST:].mean()}
+            if length and start in steps:
+                online = steps >= start
+                reached = steps[online & (rates >= GOAL)]
+                row["regret"] = online_regret(steps[online], rates[online])
+                row["steps"] = float(reached[0] - start) if len(reached) else np.nan
         rows.append(row)
-    columns = [*key, "final", "last", "area", "steps", "offline"]
-    return pd.DataFrame(rows, columns=pd.Index(columns))
+    scores = pd.DataFrame(rows, columns=pd.Index([*KEY, "final", "best", "last", "regret", "steps", "offline"]))
+    return scores.assign(area=1.0 - scores.regret)
 
 
 def _as_text(frame: pd.DataFrame) -> pd.DataFrame:
@@ -148,8 +148,7 @@ def _rows_of(path: Path, like: pd.DataFrame, study: str) -> pd.DataFrame:
 
 def _digests(metrics: pd.DataFrame, runs: pd.DataFrame) -> pd.Series:
     """The digest of the run that made each row: an offline row of a fine-tuning is its pretraining's."""
-    key = ["stage", "task", "method", "seed"]
-    rows = metrics.merge(runs.astype({"seed": "str"})[[*key, "digest", "pretrained_digest"]], on=key, how="left")
+    rows = metrics.merge(runs.astype({"seed": "str"})[[*KEY, "digest", "pretrained_digest"]], on=KEY, how="left")
     return rows.digest.where(rows.phase != "offline", rows.pretrained_digest)
 
 

@@ -16,6 +16,7 @@ from dfp.plan.catalogue import TaskEntry, load_catalogue
 from dfp.report.aggregates import run_ends
 from dfp.report.manifests import finished_manifests
 from dfp.report.paper import paper_table
+from dfp.report.study.data import KEY
 from dfp.report.verdict.protocol import PAPER_SCALE, scale
 from dfp.spec import ConfigError
 
@@ -77,14 +78,13 @@ def our_rates(tidy: pd.DataFrame, runs: pd.DataFrame, results_dir: Path) -> pd.D
     paper's protocol, by the run's own manifest. Raises :class:`ConfigError` as
     :func:`~dfp.report.manifests.finished_manifests` does.
     """
-    key = ["stage", "task", "method", "seed"]
-    listed = runs.drop_duplicates(key)
-    steps = tidy.merge(listed[[*key, "offline_steps", "online_steps", "pretrained"]], on=key)
+    listed = runs.drop_duplicates(KEY)
+    steps = tidy.merge(listed[[*KEY, "offline_steps", "online_steps", "pretrained"]], on=KEY)
     at_end = steps.step == steps.offline_steps + steps.online_steps * (steps.phase == "online")
     ends = steps.loc[at_end].rename(columns={"success_rate": "rate"})
     folder = ends.run.where(ends.phase == "online", ends.pretrained)
     regret = run_ends(tidy, runs).dropna(subset="regret")
-    online = ends.loc[ends.phase == "online"].drop(columns="rate").merge(regret[[*key, "regret"]], on=key)
+    online = ends.loc[ends.phase == "online"].drop(columns="rate").merge(regret[[*KEY, "regret"]], on=KEY)
     online = online.rename(columns={"regret": "rate"}).assign(phase=REGRET, folder=online.run)
     rows = pd.concat([ends.assign(folder=folder), online], ignore_index=True)
     known = finished_manifests(results_dir, runs)
@@ -93,7 +93,7 @@ def our_rates(tidy: pd.DataFrame, runs: pd.DataFrame, results_dir: Path) -> pd.D
         scale(known[folder]["spec"], online=phase != "offline")
         for folder, phase in zip(rows.folder, rows.phase, strict=True)
     ]
-    return rows.assign(scale=scales).reindex(columns=[*key, "phase", "rate", "episodes", "scale"])
+    return rows.assign(scale=scales).reindex(columns=[*KEY, "phase", "rate", "episodes", "scale"])
 
 
 def our_cells(wanted: pd.DataFrame, rates: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

@@ -10,11 +10,10 @@ import pandas as pd
 from dfp.report.aggregates import comparisons
 from dfp.report.statistics import over_seeds
 from dfp.report.study.comparisons import directions
-from dfp.report.study.data import run_scores
+from dfp.report.study.data import KEY, run_scores
 from dfp.report.verdict.protocol import PAPER_SCALE
 
 HEADLINES = ("table2", "table1", "table6")  # whose grid is the headline, the first that was listed
-KEY = ["stage", "task", "method", "seed"]
 
 
 class Headline(NamedTuple):
@@ -74,7 +73,7 @@ def directions_here(tidy: pd.DataFrame, runs: pd.DataFrame, rates: pd.DataFrame)
     Frames are those of :func:`~dfp.report.study.comparisons.directions`.
     """
     small = rates.loc[(rates.phase == "online") & (rates.scale != PAPER_SCALE)]
-    scores = run_scores(tidy, runs.drop_duplicates(KEY))
+    scores = run_scores(tidy, runs)
     scores = scores.loc[scores.stage == "finetune"]
     return {task: directions(scores.loc[scores.task == task]) for task in small.task.unique()}
 

@@ -5,7 +5,7 @@ with one of :data:`SUCCESS_KEYS`, and episodes that are functions of their seed 
 are the environment's own.
 
 Actions of a policy, in [-1, 1], are mapped onto the bounds of the action space, coordinate by coordinate; recorded ones
-the other way round (``dfp/tasks/gym/files.py``).
+the other way round (``dfp/tasks/gym/suite.py``).
 """
 
 from __future__ import annotations

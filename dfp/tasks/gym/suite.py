@@ -1,4 +1,8 @@
-"""Suite ``gymnasium``: any registered environment with a success flag, and npz files of its episodes."""
+"""Suite ``gymnasium``: any registered environment with a success flag, and npz files of its episodes.
+
+Their ``actions`` are in the environment's own numbers, inside the bounds of its action space; see
+:mod:`dfp.tasks.npz` for all columns.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ import numpy as np
 from dfp.spec import ConfigError, TaskSpec
 from dfp.tasks.interface import Dataset, Environment, Origin, Suite, View
 from dfp.tasks.manifest import file_names
+from dfp.tasks.npz import read_episodes
 from dfp.tasks.rendering import simulator_module
 
 
@@ -22,7 +27,9 @@ class GymnasiumSuite(Suite):
         return simulator_module("dfp.tasks.gym.environment").make_environment(task)
 
     def read_transitions(self, file: Path, task: TaskSpec, rewards: np.ndarray | None = None) -> Dataset:
-        return simulator_module("dfp.tasks.gym.files").read_transitions(file, task)
+        bounds = simulator_module("dfp.tasks.gym.environment").action_bounds(task)
+        allowed = f"the bounds of the environment's action space, {bounds.low.tolist()} to {bounds.high.tolist()}"
+        return read_episodes(file, task, bounds.shrink, allowed)
 
     def prepare_reading(self, task: TaskSpec) -> None:
         simulator_module("dfp.tasks.gym.environment").action_bounds(task)

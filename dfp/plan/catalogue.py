@@ -12,6 +12,7 @@ import functools
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -202,7 +203,24 @@ def load_catalogue(folder: Path | None = None) -> Catalogue:
     catalogue = validate(Catalogue, content, str(folder))
     for entry in catalogue.tasks.values():
         suite_of(entry.spec)  # refuses one that does not exist
+    for key, method in catalogue.methods.items():
+        for override in method.overrides:
+            _refuse_idle(override.tasks, catalogue.tasks, f"{folder / 'methods.yaml'}, {key}, overrides")
+    for key, experiment in catalogue.experiments.items():
+        _refuse_idle(experiment.tasks, catalogue.tasks, f"{folder / 'experiments.yaml'}, {key}")
     return catalogue
+
+
+def matches(task: str, patterns: Iterable[str]) -> bool:
+    """Whether one of ``patterns`` is the task's key or, with ``*``, fits it."""
+    return any(fnmatch.fnmatchcase(task, pattern) for pattern in patterns)
+
+
+def _refuse_idle(patterns: Iterable[str], tasks: Iterable[str], source: str) -> None:
+    """Raises :class:`ConfigError` that names a pattern without a task: what it stands before would never hold."""
+    for pattern in patterns:
+        if not any(matches(task, [pattern]) for task in tasks):
+            raise ConfigError(f"{source}: 'tasks': {pattern!r} matches no task; there are: {', '.join(tasks)}")
 
 
 def load_config(path: Path) -> Config:
@@ -226,7 +244,16 @@ def parse_config(content: Any, source: str, catalogue: Catalogue | None = None) 
         lookup(dict.fromkeys(config.experiments), key, "experiment of 'cells'", source)
         for method in cells.methods or ():
             method_entry(method, catalogue, f"{source}, cells, {key}")
+        tasks, _ = tasks_and_seeds(catalogue.experiments[key].stage, config)
+        _refuse_idle(cells.tasks or (), tasks, f"{source}, cells, {key}")
     return config
+
+
+def tasks_and_seeds(stage: Stage, config: Config) -> tuple[list[str], list[int]]:
+    """What experiments of a stage choose from; those of offline RL have their own."""
+    source = config if stage == "finetune" else config.offline
+    assert source is not None
+    return source.tasks, source.seeds
 
 
 def experiment_entry(key: str, config: Config, catalogue: Catalogue) -> ExperimentEntry:
@@ -270,7 +297,7 @@ def agent_for(method: str, task: str, catalogue: Catalogue) -> AgentConfig:
     entry = method_entry(method, catalogue)
     settings = entry.agent
     for override in entry.overrides:
-        if any(fnmatch.fnmatchcase(task, pattern) for pattern in override.tasks):
+        if matches(task, override.tasks):
             settings = merge(settings, override.agent)
     config = agent_config(settings, f"methods.yaml, {method}")
     for assignment in _parts(method)[1:]:  # two keys must not name one variant

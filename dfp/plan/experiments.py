@@ -5,7 +5,6 @@ run (Table 7). Two methods share a pretraining when the offline phases of their 
 changes nothing is its method's own run. Both are computed here, not listed by hand.
 """
 
-import fnmatch
 from typing import NamedTuple
 
 from dfp.plan.catalogue import (
@@ -15,7 +14,9 @@ from dfp.plan.catalogue import (
     agent_for,
     base_method,
     experiment_entry,
+    matches,
     run_spec,
+    tasks_and_seeds,
 )
 from dfp.spec import ConfigError, RunSpec, Stage
 
@@ -103,10 +104,8 @@ def programs(specs: dict[str, RunSpec], seeds_per_job: int) -> list[list[str]]:
 
 def _cells(entry: ExperimentEntry, config: Config) -> tuple[list[str], list[int]]:
     """Tasks and seeds of an experiment."""
-    source = config if entry.stage == "finetune" else config.offline
-    assert source is not None
-    tasks = [task for task in source.tasks if any(fnmatch.fnmatchcase(task, pattern) for pattern in entry.tasks)]
-    return tasks, source.seeds
+    tasks, seeds = tasks_and_seeds(entry.stage, config)
+    return [task for task in tasks if matches(task, entry.tasks)], seeds
 
 
 def _pretrainings(runs: list[Run]) -> dict[str, RunSpec]:

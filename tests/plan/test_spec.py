@@ -346,6 +346,22 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
         parse_spec("{")
 
 
+@pytest.mark.parametrize(
+    ("name", "right", "wrong", "message"),
+    [
+        ("methods", "tasks: [lift, square, can]", "tasks: [lfit, square, can]", "qc-bfn, overrides: 'tasks': 'lfit'"),
+        ("experiments", "tasks: [cube-quadruple-*]", "tasks: [cube-qadruple-*]", "table3: 'tasks': 'cube-qadruple-*'"),
+    ],
+)
+def test_a_pattern_that_matches_no_task_is_named(tmp_path, name, right, wrong, message):
+    for file in ("tasks.yaml", "methods.yaml", "experiments.yaml"):
+        shutil.copy(CONFIG / file, tmp_path)
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(path.read_text().replace(right, wrong, 1))
+    with pytest.raises(ConfigError, match=re.escape(f"{path}, {message} matches no task; there are: lift, square,")):
+        load_catalogue(tmp_path)
+
+
 def test_an_editors_marks_change_nothing(tmp_path):
     text = (CONFIG / "smoke.yaml").read_bytes()
     (tmp_path / "windows.yaml").write_bytes(b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"))
@@ -423,6 +439,10 @@ def test_a_configuration_may_make_a_part_of_an_experiment():
         ({"table9": {}}, "c.yaml: unknown experiment of 'cells' 'table9'; allowed: table2, figure3"),
         ({"table2": {"methods": ["dpf"]}}, "c.yaml, cells, table2: unknown method 'dpf'; allowed: bfn,"),
         ({"table2": {"seeds": [0]}}, "c.yaml: unknown key 'cells.table2.seeds'; allowed: methods, tasks"),
+        (
+            {"table2": {"tasks": ["cube-single-*", "lift"]}},
+            "c.yaml, cells, table2: 'tasks': 'lift' matches no task; there are: cube-single-task2",
+        ),
     ],
 )
 def test_a_part_that_does_not_exist_is_named(cells, message):

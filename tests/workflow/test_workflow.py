@@ -143,6 +143,7 @@ def test_touched_data_and_edited_code_rerun_nothing(made):
         (["results/smoke/runs/cube-single-task3/dfp/seed0/metrics.csv"], {}, "no task 'cube-single-task3'"),
         (["results/smoke/runs/cube-single-task2/dfp/seed7/metrics.csv"], {}, "no seed '7'"),
         (["results/smoke/table4.csv"], {}, "c.yaml; there are: table2, figure3"),
+        ([], {"experiments": ["table2", "table3"]}, "'table3' has no run: cube-quadruple-* matches no task of"),
     ],
 )
 def test_bad_input_is_named_before_anything_runs(tmp_path, target, change, message):

@@ -18,7 +18,7 @@ sys.path.insert(0, str(HOME))
 from dfp.plan.experiments import plan, programs
 from dfp.plan.results import claim, record
 from dfp.plan.run_table import run_table
-from dfp.plan.catalogue import load_catalogue, parse_config, read_yaml
+from dfp.plan.catalogue import experiment_entry, load_catalogue, parse_config, read_yaml
 from dfp.spec import ConfigError, canonical_json
 from dfp.tasks import manifest_path
 from snakemake.exceptions import WorkflowError

@@ -10,16 +10,22 @@ def files_of(name, runs):
     return [f"{RESULTS}/{folder}/{name}" for folder in dict.fromkeys(folders)]
 
 
-def runs_of(*experiments):
-    """The runs of these tables and figures."""
-    for name in experiments:
-        known(dict.fromkeys(SETTINGS.experiments), name, "table or figure")
-    return [run for run in PLAN.runs if run.experiment in experiments]
+def runs_of(name):
+    """The runs of a table or figure; an error if it is made from runs and has none."""
+    known(dict.fromkeys(SETTINGS.experiments), name, "table or figure")
+    runs = [run for run in PLAN.runs if run.experiment == name]
+    entry = experiment_entry(name, SETTINGS, CATALOGUE)
+    if not runs and entry.made_from in ("runs", "specs"):
+        raise WorkflowError(
+            f"'{name}' has no run: {', '.join(entry.tasks)} matches no task of {SOURCE}; "
+            "leave it out of 'experiments', or add such a task"
+        )
+    return runs
 
 
-def metrics_of(*experiments):
-    """The metrics files of the runs of these tables and figures."""
-    return files_of("metrics.csv", runs_of(*experiments))
+def metrics_of(name):
+    """The metrics files of the runs of a table or figure."""
+    return files_of("metrics.csv", runs_of(name))
 
 
 def inputs_of(name):

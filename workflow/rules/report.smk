@@ -8,7 +8,7 @@ localrules:
     report,
 
 
-FINISHED = metrics_of(*SETTINGS.experiments)
+FINISHED = files_of("metrics.csv", PLAN.runs)
 # Snakemake's report has a "Statistics" of its own: when which job ran.
 CATEGORIES = {
     "summary": "Summary",

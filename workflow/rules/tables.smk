@@ -23,7 +23,7 @@ rule runs:
 
 rule collect:
     input:
-        metrics_of(*SETTINGS.experiments),
+        files_of("metrics.csv", PLAN.runs),
         runs=rules.runs.output.table,
     output:
         metrics=report(

@@ -5,8 +5,10 @@ from snakemake.utils import min_version
 
 min_version("9.19")
 
-# A configuration file replaces the default one completely. `--config seeds=[0]` changes single keys of it.
-if "data_dir" not in config:
+# A configuration, from a file or from the workflow that uses this one, replaces the default one completely.
+# `--config seeds=[0]` is none: it changes single keys of it.
+GIVEN = workflow.config_settings.config or {}
+if not workflow.configfiles and config.keys() <= GIVEN.keys():
 
     configfile: "config/config.yaml"
 

@@ -154,6 +154,24 @@ def test_bad_input_is_named_before_anything_runs(tmp_path, target, change, messa
     assert not (tmp_path / "results").exists()
 
 
+def test_a_configuration_without_a_key_gets_none_of_the_default_one(tmp_path):
+    """Whichever key it is, also in a folder that has the default configuration."""
+    (tmp_path / "config").mkdir()
+    shutil.copy(ROOT / "config" / "config.yaml", tmp_path / "config")
+    write(tmp_path, {key: value for key, value in CONTENT.items() if key != "data_dir"})
+    done = snakemake("-n", "--configfile", "c.yaml", folder=tmp_path)
+    assert done.returncode != 0
+    assert f"{tmp_path / 'c.yaml'}: 'data_dir' is missing" in done.stdout + done.stderr
+
+
+def test_keys_of_the_command_line_alone_change_the_default_configuration(tmp_path):
+    (tmp_path / "config").mkdir()
+    shutil.copy(ROOT / "config" / "config.yaml", tmp_path / "config")
+    changes = ("--config", "data_dir=elsewhere", "seeds=[0]")
+    counts = planned("results/table2.csv", *changes, "experiments=[table2]", folder=tmp_path)
+    assert (counts["pretrain"], counts["finetune"]) == (24, 48)
+
+
 def test_runs_by_seed_come_in_waves():
     config = parse_config(CONTENT, "c.yaml")
     seeds = [run.seed for run in plan(config, load_catalogue()).runs if run.method == "dfp"]

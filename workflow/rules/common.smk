@@ -63,7 +63,6 @@ except ConfigError as error:
     raise WorkflowError(str(error)) from None
 
 # `--config seeds=[0]` replaces the seeds of the online tables only.
-GIVEN = workflow.config_settings.config or {}
 if (
     "seeds" in GIVEN
     and "offline" not in GIVEN

@@ -1,16 +1,21 @@
 # The paper as a DAG: data -> pretrain -> finetune -> tables, figures, report.
 #   snakemake --cores all --configfile config/demo.yaml     a laptop, minutes
 #   snakemake --profile slurm all                           the paper, on a cluster
+import os
+
 from snakemake.utils import min_version
 
 min_version("9.19")
 
 # A configuration, from a file or from the workflow that uses this one, replaces the default one completely.
-# `--config seeds=[0]` is none: it changes single keys of it.
+# `--config seeds=[0]` is none: it changes single keys of it. The default is the folder's own, or else the one beside this file.
 GIVEN = workflow.config_settings.config or {}
+DEFAULT = "config/config.yaml"
+if not os.path.exists(DEFAULT):
+    DEFAULT = f"{workflow.current_basedir}/{DEFAULT}"
 if not workflow.configfiles and config.keys() <= GIVEN.keys():
 
-    configfile: "config/config.yaml"
+    configfile: DEFAULT
 
 
 report: "workflow/report/workflow.rst"

@@ -9,6 +9,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from dfp.__main__ import GROUPS, RENAMED, app
+from dfp.shipped import SNAKEFILE
 
 RUNNER = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
 ROOT = get_command(app)
@@ -57,3 +58,37 @@ def test_the_shell_completes_groups_and_commands():
 def test_only_a_finetuning_starts_from_a_pretraining():
     done = RUNNER.invoke(app, ["train", "pretrain", "--pretrained", "folder"])
     assert "only 'finetune' has a pretraining" in str(done.exception)
+
+
+class _Started(Exception):
+    """In place of the process that Snakemake would have become."""
+
+
+@pytest.mark.parametrize(
+    ("given", "passed"),
+    [
+        ("--cores 1 -n", "--cores 1 -n"),
+        ("--cores 1 all --configfile config/demo.yaml", "--cores 1 all --configfile {ROOT}/config/demo.yaml"),
+        ("--configfile=config/demo.yaml --cores 1", "--configfile={ROOT}/config/demo.yaml --cores 1"),
+        ("--configfile my.yaml -- all", "--configfile my.yaml -- all"),
+        (
+            "--profile workstation --config gpus=0,1 results_dir=slurm -- all",
+            "--profile {ROOT}/workflow/profiles/workstation --config gpus=0,1 results_dir=slurm -- all",
+        ),
+        ("--profile=slurm all", "--profile={ROOT}/workflow/profiles/slurm all"),
+    ],
+)
+def test_snakemake_gets_every_argument_as_it_was_given(monkeypatch, tmp_path, given, passed):
+    """Except for the names of what comes with the package; nothing is added."""
+
+    def start(program: str, command: list[str]) -> None:
+        raise _Started(*command)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("os.execv", start)
+    done = RUNNER.invoke(app, ["workflow", *given.split()])
+    assert isinstance(done.exception, _Started)
+    python, *command = done.exception.args
+    assert python == sys.executable
+    snakemake = f"-m snakemake --snakefile {{ROOT}}/Snakefile {passed}"
+    assert " ".join(command) == snakemake.replace("{ROOT}", str(SNAKEFILE.parent))

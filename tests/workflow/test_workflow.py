@@ -165,11 +165,14 @@ def test_a_configuration_without_a_key_gets_none_of_the_default_one(tmp_path):
 
 
 def test_keys_of_the_command_line_alone_change_the_default_configuration(tmp_path):
-    (tmp_path / "config").mkdir()
-    shutil.copy(ROOT / "config" / "config.yaml", tmp_path / "config")
-    changes = ("--config", "data_dir=elsewhere", "seeds=[0]")
-    counts = planned("results/table2.csv", *changes, "experiments=[table2]", folder=tmp_path)
+    """The folder's own, or else the one that comes with the workflow."""
+    changes = ("--config", "data_dir=elsewhere", "seeds=[0]", "experiments=[table2]")
+    counts = planned("results/table2.csv", *changes, folder=tmp_path)
     assert (counts["pretrain"], counts["finetune"]) == (24, 48)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config" / "config.yaml").write_text(yaml.safe_dump(CONTENT))
+    counts = planned("results/smoke/table2.csv", *changes, folder=tmp_path)
+    assert (counts["pretrain"], counts["finetune"]) == (2, 4)
 
 
 def test_runs_by_seed_come_in_waves():

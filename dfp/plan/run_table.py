@@ -117,6 +117,8 @@ def read_strings(path: Path) -> pd.DataFrame:
         header, *rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     except (ValueError, csv.Error) as error:
         raise ConfigError(f"{path}: not a CSV table with a header: {error}") from None
+    if twice := [name for name in header if header.count(name) > 1]:
+        raise ConfigError(f"{path}: column '{twice[0]}' is there twice; allowed: each once")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(header):
             raise ConfigError(f"{path}: row {number} has {len(row)} fields, the header {len(header)}")

@@ -15,7 +15,7 @@ from dfp.__main__ import GROUPS, app
 from dfp.commands.options import _path
 from dfp.errors import ConfigError, exit_code, one_line
 from dfp.files import json_object, naming, read_text, replacing, write_atomically
-from dfp.plan.run_table import read_strings
+from dfp.plan.run_table import read_strings, read_table
 from dfp.runs.console import table_console
 from dfp.runs.layout import read_object
 
@@ -39,6 +39,12 @@ def test_text_that_is_not_utf_8_is_named(tmp_path):
     (tmp_path / "deep.json").write_text("[" * 100_000)
     with pytest.raises(ConfigError, match=r"deep\.json: not JSON"):
         json_object(tmp_path / "deep.json")
+
+
+def test_a_column_twice_is_named(tmp_path):
+    (tmp_path / "a.csv").write_text("method,seed,ms,seed\ndfp,0,2,1\n")
+    with pytest.raises(ConfigError, match=r"a\.csv: column 'seed' is there twice; allowed: each once$"):
+        read_table(tmp_path / "a.csv", {"method": "str", "ms": "int64"})
 
 
 def test_a_full_disk_names_the_file_and_leaves_what_was_there(tmp_path):

@@ -54,12 +54,15 @@ class Policy:
         if states.ndim != 2 or states.shape[1] != self.agent.observation_size:
             raise ValueError(f"observation: shape {np.shape(observation)}; wanted [{self.agent.observation_size}]")
         rows = np.arange(len(states))
-        chunks = act(self.agent, self.state, states, np.full_like(rows, seed), rows, jax.random.key(0))
+        with jax.enable_x64(False):
+            chunks = act(self.agent, self.state, states, np.full_like(rows, seed), rows, jax.random.key(0))
         return np.asarray(chunks).reshape(*np.shape(observation)[:-1], self.agent.chunk, self.agent.action_size)
 
 
 def load_policy(folder: str | Path) -> Policy:
     """The policy of a run: its final state, or its newest checkpoint if the run is not finished.
+
+    It is read, and acts, in 32 bits as it was trained, also where the caller has set ``jax_enable_x64``.
 
     Raises:
       ConfigError: no run was started in ``folder``, or another one than the run table there lists.
@@ -68,13 +71,14 @@ def load_policy(folder: str | Path) -> Policy:
     folder = Path(folder)
     refuse_misplaced(folder)
     spec, _ = read_run(folder)
-    agent = build_agent(spec)
-    template = agent.state_shape()
-    if (folder / FINAL_STATE).exists() or (folder / METRICS).exists():  # finished, so there are no checkpoints
-        state, progress = load_final(folder, template, spec.digest())
-    else:
-        found, refused = Rotation(folder, spec.digest()).load(template)
-        if found is None:
-            raise CheckpointError("; ".join(refused) or f"{folder}: nothing is saved yet")
-        state, progress = found
-    return Policy(spec, agent, jax.device_put(state), progress["step"])
+    with jax.enable_x64(False):
+        agent = build_agent(spec)
+        template = agent.state_shape()
+        if (folder / FINAL_STATE).exists() or (folder / METRICS).exists():  # finished, so there are no checkpoints
+            state, progress = load_final(folder, template, spec.digest())
+        else:
+            found, refused = Rotation(folder, spec.digest()).load(template)
+            if found is None:
+                raise CheckpointError("; ".join(refused) or f"{folder}: nothing is saved yet")
+            state, progress = found
+        return Policy(spec, agent, jax.device_put(state), progress["step"])

@@ -46,6 +46,18 @@ def test_chunks_are_a_function_of_state_and_seed(run):
     assert not np.array_equal(same[0], same[1])
 
 
+def test_a_caller_who_computes_in_64_bits_gets_the_same_chunks(run):
+    folder, spec, state = run
+    save(folder / FINAL_STATE, state, spec.digest(), {"step": 7})
+    chunks = dfp.load_policy(folder)(STATES, seed=3)
+    with jax.enable_x64(True):
+        policy = dfp.load_policy(folder)
+        again = policy(STATES.astype(np.float64), seed=3)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(policy.state.critic)} == {"float32"}
+    assert again.dtype == np.float32
+    np.testing.assert_array_equal(again, chunks)
+
+
 def test_a_running_one_gives_its_newest_checkpoint(run):
     folder, spec, state = run
     with pytest.raises(CheckpointError, match="nothing is saved yet"):

@@ -54,6 +54,22 @@ class Restless(PointMass):
         return self.place.astype(np.float32), {}
 
 
+class Reusing(Restless):
+    """... and it writes every state into one array."""
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__(render_mode)
+        self.state = np.zeros(2, np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+        self.state[:], info = super().reset(seed=seed)
+        return self.state, info
+
+    def step(self, action: np.ndarray):
+        self.state[:], *rest = super().step(action)
+        return self.state, *rest
+
+
 class Unbounded(PointMass):
     """Its actions have no bounds."""
 
@@ -78,7 +94,7 @@ class Buttons(PointMass):
         self.action_space = gymnasium.spaces.Discrete(3)
 
 
-for kind in (PointMass, Silent, Restless, Unbounded, Pictures, Buttons):
+for kind in (PointMass, Silent, Restless, Reusing, Unbounded, Pictures, Buttons):
     gymnasium.register(f"{kind.__name__}-v0", kind, max_episode_steps=20)
 gymnasium.register("Uncapped-v0", PointMass)
 

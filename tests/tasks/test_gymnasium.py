@@ -107,6 +107,7 @@ def test_robotics_name_of_the_flag_counts_too(point, monkeypatch):
             "the info of a step has no 'success' or 'is_success', so nothing can be",
         ),
         ({"environment": "point_mass:Restless-v0"}, "two episodes with one seed and the same actions differ"),
+        ({"environment": "point_mass:Reusing-v0"}, "two episodes with one seed and the same actions differ"),
         ({"environment": "point_mass:Unbounded-v0"}, "actions lie between -inf and inf; wanted finite bounds"),
         (
             {"environment": "point_mass:Pictures-v0"},

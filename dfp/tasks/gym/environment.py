@@ -56,14 +56,12 @@ class GymnasiumEnvironment:
 
     def reset(self, seed: int) -> np.ndarray:
         observation, _ = self.simulator.reset(seed=seed)
-        return np.asarray(observation, np.float32)
+        return _copied(observation)
 
     def step(self, action: np.ndarray) -> Step:
         own = self._bounds.expand(np.asarray(action, np.float64)).astype(self.simulator.action_space.dtype)
         observation, reward, terminated, truncated, info = self.simulator.step(own)
-        return Step(
-            np.asarray(observation, np.float32), float(reward), bool(terminated), bool(truncated), self._success(info)
-        )
+        return Step(_copied(observation), float(reward), bool(terminated), bool(truncated), self._success(info))
 
     def _success(self, info: dict[str, Any]) -> bool:
         for key in SUCCESS_KEYS:
@@ -102,6 +100,11 @@ class GymnasiumEnvironment:
                 break
             steps.append(self.step(action))
         return steps
+
+
+def _copied(observation: Any) -> np.ndarray:
+    """A state that stays as it is: an environment may write the next one into the same array."""
+    return np.array(observation, np.float32)
 
 
 class OwnView:

@@ -12,7 +12,9 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple, Protocol, Self
@@ -263,21 +265,23 @@ def _serve_one(task: TaskSpec, pipe: Connection) -> None:
         environment = _made(task)
         while True:
             command = pipe.recv()
-            try:
-                if isinstance(environment, Exception):
-                    raise environment
-                if isinstance(command, int):
-                    pipe.send(environment.reset(command))
-                    continue
-                for action in command:
-                    step = environment.step(action)
-                    pipe.send(step)
-                    if step.terminated or step.truncated:
-                        break
-            except OSError:
-                raise
-            except Exception as error:
-                pipe.send(error)
+            for answer in [environment] if isinstance(environment, Exception) else _played(environment, command):
+                pipe.send(answer)
+
+
+def _played(environment: Checked, command: int | np.ndarray) -> Iterator[Any]:
+    """The first state, or a step per action up to the episode's end; an error in place of the one that failed."""
+    try:
+        if isinstance(command, int):
+            yield environment.reset(command)
+            return
+        for action in command:
+            step = environment.step(action)
+            yield step
+            if step.terminated or step.truncated:
+                return
+    except Exception as error:
+        yield _told(error)
 
 
 def _serve_slots(task: TaskSpec, pipe: Connection) -> None:
@@ -287,20 +291,23 @@ def _serve_slots(task: TaskSpec, pipe: Connection) -> None:
         environments: dict[int, Checked] = {}
         while True:
             command, share = pipe.recv()
-            try:
-                if isinstance(first, Exception):
-                    raise first
-                answer = {}
-                for slot, argument in share.items():
-                    if slot not in environments:
-                        environments[slot] = first.sibling()
-                    if command == "reset":
-                        answer[slot] = environments[slot].reset(argument)
-                    else:
-                        answer[slot] = step_chunk(environments[slot], argument)
-            except Exception as error:
-                answer = error
-            pipe.send(answer)
+            pipe.send(first if isinstance(first, Exception) else _in_slots(first, environments, command, share))
+
+
+def _in_slots(first: Checked, environments: dict[int, Checked], command: str, share: dict[int, Any]) -> Any:
+    """What each slot answers, or the first error; ``environments`` gets what is missing."""
+    answer = {}
+    try:
+        for slot, argument in share.items():
+            if slot not in environments:
+                environments[slot] = first.sibling()
+            if command == "reset":
+                answer[slot] = environments[slot].reset(argument)
+            else:
+                answer[slot] = step_chunk(environments[slot], argument)
+    except Exception as error:
+        return _told(error)
+    return answer
 
 
 def _made(task: TaskSpec) -> Checked | Exception:
@@ -308,7 +315,18 @@ def _made(task: TaskSpec) -> Checked | Exception:
     try:
         return Checked(make_environment(task), task)
     except Exception as error:
-        return error
+        return _told(error)
+
+
+def _told(error: Exception) -> Exception:
+    """``error`` as the parent can receive it. Pickling drops a traceback, so it goes along as a note."""
+    note = f"In the simulator's process:\n{traceback.format_exc()}"
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # of a class that is not made again from its arguments
+        error = RuntimeError(f"{type(error).__name__}: {error}")
+    error.add_note(note)
+    return error
 
 
 @contextlib.contextmanager

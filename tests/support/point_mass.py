@@ -94,7 +94,28 @@ class Buttons(PointMass):
         self.action_space = gymnasium.spaces.Discrete(3)
 
 
-for kind in (PointMass, Silent, Restless, Reusing, Unbounded, Pictures, Buttons):
+class LostError(Exception):
+    """Pickle cannot make it again: it passes on one of its two arguments."""
+
+    def __init__(self, what: str, place: str) -> None:
+        super().__init__(f"{what} at {place}")
+
+
+class Fragile(PointMass):
+    """It breaks at the largest shift, in another way in each direction."""
+
+    def step(self, action: np.ndarray):
+        right, up = action >= self.action_space.high
+        if right and up:
+            raise LostError("the point", "the corner")
+        if right:
+            raise ValueError("too far right")
+        if up:
+            raise OSError("too far up")
+        return super().step(action)
+
+
+for kind in (PointMass, Silent, Restless, Reusing, Unbounded, Pictures, Buttons, Fragile):
     gymnasium.register(f"{kind.__name__}-v0", kind, max_episode_steps=20)
 gymnasium.register("Uncapped-v0", PointMass)
 

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import re
 import shutil
 import signal
 import time
@@ -19,6 +20,7 @@ import numpy as np
 import pytest
 from support import small_agents
 from support.chunks import dataset
+from support.helpers import POINT
 from support.small_runs import (
     CATALOGUE,
     RandomShards,
@@ -529,12 +531,6 @@ def test_an_environment_in_a_process_of_its_own_plays_the_same_episode():
         assert steps == 201
 
 
-def test_an_environment_that_cannot_be_made_says_why():
-    task = CATALOGUE.tasks["cube-single-task2"].spec.model_copy(update={"observation_size": 5})
-    with RemoteEnvironment(task) as environment, pytest.raises(ConfigError, match="observation_size 28"):
-        environment.reset(0)
-
-
 def test_shards_follow_each_other_by_step_and_the_last_one_is_kept():
     task = CATALOGUE.tasks["cube-single-task2"].spec.model_copy(update={"shards": 3, "shard_interval": 10})
     shards = offline.Shards(make_spec(task=task), Path("unused"))
@@ -630,6 +626,41 @@ def test_a_simulator_that_is_killed_is_one_line_and_not_a_traceback():
         with pytest.raises(SimulatorKilled, match=r"cube-single-task2.*killed"):
             evaluator._all("reset", {0: 5, 1: 6})
         assert evaluator._all("reset", {0: 5}).keys() == {0}
+
+
+@pytest.mark.parametrize(
+    ("action", "kind", "text"),
+    [
+        ([1, 0], ValueError, "too far right"),
+        ([0, 1], OSError, "too far up"),  # not the one of a pipe whose other end has gone
+        ([1, 1], RuntimeError, "LostError: the point at the corner"),  # which pickle cannot make again
+    ],
+)
+def test_an_error_in_a_simulators_process_comes_with_its_traceback(action, kind, text):
+    task = POINT.model_copy(update={"environment": "point_mass:Fragile-v0"})
+    environment = Checked(make_environment(task), task)
+    environment.reset(0)
+    actions = np.array([[0, 0], action])
+    first, from_one = rollout._played(environment, actions)
+    assert isinstance(first, Step)
+    from_slot = rollout._in_slots(environment, {0: environment}, "step", {0: actions})
+    for answer in (from_one, from_slot):
+        received = pickle.loads(pickle.dumps(answer))
+        assert (type(received), errors.one_line(received)) == (kind, text)
+        (note,) = received.__notes__
+        assert note.startswith("In the simulator's process:\nTraceback")
+        assert re.search(r"point_mass\.py\", line \d+, in step\n", note)
+
+
+def test_an_environment_that_cannot_be_made_says_why_at_each_request():
+    """In a process of its own, once: the second error is the first, with one note."""
+    with RemoteEnvironment(POINT.model_copy(update={"environment": "point_mass:Nowhere-v0"})) as environment:
+        for _ in range(2):
+            with pytest.raises(ConfigError, match=r"'point-mass'.*Nowhere") as caught:
+                environment.reset(0)
+            (note,) = caught.value.__notes__
+            assert note.count("Traceback (most recent call last)") == 1
+            assert "\n" not in errors.one_line(caught.value)
 
 
 # --------------------------------------------------------------------------- what stops a run

@@ -14,6 +14,7 @@ nothing on cluster file systems that are mounted without locks.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -22,7 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from dfp.files import naming, write_atomically
+from dfp.errors import ConfigError
+from dfp.files import json_object, naming, write_atomically
 from dfp.runs.console import log
 from dfp.runs.layout import CLAIM, LEASE, RunFolderError, read_object
 
@@ -55,7 +57,7 @@ class Lease:
         self._path = folder / LEASE
         self._claim = folder / CLAIM
         self._stop = threading.Event()
-        self._owner: dict[str, Any] = {**this_process(), "since": time.time_ns()}
+        self._owner: dict[str, Any] = {**this_process(), "numbering": _numbering(), "since": time.time_ns()}
         self.asked = False  # whether a later job waits for the run
 
     def __enter__(self) -> Lease:
@@ -82,16 +84,25 @@ class Lease:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        if self._is_mine():
-            self._path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a lease that stays goes stale
+            if self._is_mine():
+                self._path.unlink(missing_ok=True)
 
     def confirm(self) -> None:
-        """Before anything is written that an owner alone may write; :class:`RunFolderError` if another owns the run."""
+        """Before anything is written that an owner alone may write.
+
+        Raises:
+          RunFolderError: another process owns the run.
+          OSError: the file system does not say.
+        """
         if not self._is_mine():
             raise RunFolderError(f"{self._path}: was taken over by {_named(read_object(self._path))}")
 
     def _is_mine(self) -> bool:
-        return read_object(self._path).get("since") == self._owner["since"]
+        try:
+            return json_object(self._path).get("since") == self._owner["since"]
+        except ConfigError:  # gone or damaged; a file system that does not answer says nothing of the owner
+            return False
 
     def _taken(self) -> bool:
         try:
@@ -127,10 +138,11 @@ class Lease:
         """Renew the lease; see who asks. A claim that nobody renews is no claim."""
         beat = time.monotonic()
         while not self._stop.wait(WATCH_S):
-            self.asked = claim.quiet_s() < 4 * WATCH_S and claim.changed and self._claim.exists()
-            if time.monotonic() - beat >= HEARTBEAT_S and self._is_mine():
-                os.utime(self._path)
-                beat = time.monotonic()
+            with contextlib.suppress(OSError):  # a file server that fails over: the next look tries again
+                self.asked = claim.quiet_s() < 4 * WATCH_S and claim.changed and self._claim.exists()
+                if time.monotonic() - beat >= HEARTBEAT_S and self._is_mine():
+                    os.utime(self._path)
+                    beat = time.monotonic()
 
 
 def this_process() -> dict[str, str | int | None]:
@@ -152,10 +164,20 @@ def _named(owner: dict[str, Any]) -> str:
     return f"process {owner.get('pid')} on {owner.get('host')}, job {owner.get('job')}"
 
 
+def _numbering() -> str | None:
+    """The namespace of this process's number: containers may share a host's name, and each counts from 1."""
+    try:
+        return os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return None
+
+
 def _is_dead(owner: dict[str, Any]) -> bool:
-    """Whether the owner is a process of this host that is gone. Of another host nobody can tell."""
-    pid = owner.get("pid")
-    if owner.get("host") != socket.gethostname() or not isinstance(pid, int) or pid <= 0:
+    """Whether the owner is a process of this host that is gone. Of another host or container nobody can tell."""
+    pid, here = owner.get("pid"), _numbering()
+    if here is None or (owner.get("host"), owner.get("numbering")) != (socket.gethostname(), here):
+        return False
+    if not isinstance(pid, int) or pid <= 0:
         return False
     try:
         os.kill(pid, 0)

@@ -106,9 +106,11 @@ def test_a_second_process_is_refused_and_a_stale_lease_taken_over(tmp_path, monk
         Lease(tmp_path).__enter__()
     assert not lease.exists()
     # On this host the owner is asked for; it is gone.
-    lease.write_text(json.dumps({"host": socket.gethostname(), "pid": 2**22 + 1, "job": None}))
+    gone = {"host": socket.gethostname(), "pid": 2**22 + 1, "numbering": os.readlink("/proc/self/ns/pid"), "job": None}
+    lease.write_text(json.dumps(gone))
+    begun = time.monotonic()
     with Lease(tmp_path):
-        pass
+        assert time.monotonic() - begun < 1.0
     # Elsewhere only the heartbeat tells, by a clock that is wrong: the owner's file is an hour old, or of the future.
     lease.write_text(json.dumps({"host": "elsewhere", "pid": 1, "job": "17"}))
     stop = threading.Event()

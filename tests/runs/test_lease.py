@@ -23,7 +23,7 @@ from dfp.plan.catalogue import load_catalogue, load_config
 from dfp.plan.experiments import plan
 from dfp.runs.finished import describe, identity, keep, problem, recall
 from dfp.runs.layout import RunFolderError
-from dfp.runs.lease import Lease
+from dfp.runs.lease import Lease, Watch
 from dfp.runs.online_rows import OnlineRows
 from dfp.runs.slurm import deadline
 from dfp.spec import ConfigError
@@ -93,6 +93,47 @@ def test_an_owner_that_was_taken_for_dead_writes_nothing(tmp_path):
         with pytest.raises(RunFolderError, match="process 1 on elsewhere, job 9"):
             sleeper.confirm()
     assert (tmp_path / "lease.json").exists()
+
+
+def test_a_process_of_another_container_is_not_looked_for_among_ours(tmp_path):
+    """Containers on a host's network share its name: there the number is of another process, or of none here."""
+    with Lease(tmp_path):
+        owner = json.loads((tmp_path / "lease.json").read_text())
+    assert owner["numbering"] == os.readlink("/proc/self/ns/pid")
+    gone = owner | {"pid": 2**22 + 1}
+    assert dfp.runs.lease._is_dead(gone)
+    assert not dfp.runs.lease._is_dead(gone | {"numbering": "pid:[1]"})
+    del gone["numbering"]
+    assert not dfp.runs.lease._is_dead(gone)
+
+
+def test_a_hiccup_of_the_file_system_does_not_end_the_heartbeat(job, tmp_path, monkeypatch):
+    monkeypatch.setattr(dfp.runs.lease, "HEARTBEAT_S", 0.02)
+    missed, utime = [], os.utime
+
+    def stale_once(path) -> None:
+        if not missed:
+            missed.append(path)
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        utime(path)
+
+    monkeypatch.setattr(os, "utime", stale_once)
+    with Lease(tmp_path):
+        watch = Watch(tmp_path / "lease.json")
+        wait_until(lambda: watch.quiet_s() < 0.01 and watch.changed, seconds=10.0)
+    assert missed == [tmp_path / "lease.json"]
+
+
+def test_a_lease_that_cannot_be_read_is_not_taken_for_anothers(tmp_path, monkeypatch):
+    def stale(path) -> bytes:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    with Lease(tmp_path) as owner:
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "read_bytes", stale)
+            with pytest.raises(OSError, match=r"Stale file handle: .*lease\.json"):
+                owner.confirm()
+        owner.confirm()
 
 
 def finish(folder: Path, spec=SPEC, text: str = "rows") -> None:

@@ -6,7 +6,11 @@ by rename, as is every file, so that nothing half-written is ever taken for data
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,7 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from dfp.files import read_text, write_atomically
 from dfp.spec import Closed, NonNegativeInt, PositiveInt, TaskSpec, explain
-from dfp.tasks.interface import DataError
+from dfp.tasks.interface import DamagedError, DataError
 
 
 class File(Closed):
@@ -115,6 +119,36 @@ def require_recorded(file: Path, entry: File, task: TaskSpec) -> None:
     digest = _sha256(file)
     if digest != entry.sha256:
         raise DataError(_changed(file, f"sha256 {digest[:12]}..., recorded {entry.sha256[:12]}...", task))
+
+
+@contextlib.contextmanager
+def naming_damage(file: Path, task: TaskSpec, kind: str, damage: tuple[type[Exception], ...]) -> Iterator[None]:
+    """While ``file`` is read: what is wrong with its bytes becomes one line, and nothing else is taken for that.
+
+    Args:
+      kind: of file, as the error names it.
+      damage: what a reader of this kind raises of damaged bytes, beside OSErrors.
+
+    Raises:
+      DamagedError: its bytes are damaged.
+      DataError: it does not fit into memory, as it is or as a damaged header says.
+      OSError: of the system, which names the file.
+    """
+    remedy = f"delete it, then {how_to_prepare(task)}"
+    try:
+        yield
+    except MemoryError as error:
+        raise DataError(
+            f"{file}: takes more memory than there is ({error}); allow more or, if its header is damaged, {remedy}"
+        ) from None
+    except (OSError, *damage) as error:
+        # h5py's OSErrors of bytes have no number, zipfile's have EINVAL: it looks before the beginning of the file.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            if error.filename is None:  # h5py's also have a text of several lines
+                raise OSError(error.errno, os.strerror(error.errno), str(file)) from None
+            raise
+        reason = " ".join(str(error).split())
+        raise DamagedError(f"{file}: not a whole {kind} file ({reason}); {remedy}") from None
 
 
 def file_names(dataset: str, count: int, ending: str = "npz") -> list[str]:

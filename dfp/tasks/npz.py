@@ -22,22 +22,18 @@ from dfp.spec import TaskSpec
 from dfp.tasks.columns import actions as checked_actions
 from dfp.tasks.columns import flags, numbers
 from dfp.tasks.interface import DamagedError, DataError, Dataset
-from dfp.tasks.manifest import how_to_prepare
+from dfp.tasks.manifest import naming_damage
 
 
 @contextlib.contextmanager
 def reading(file: Path, task: TaskSpec) -> Iterator[np.lib.npyio.NpzFile]:
-    """The open file. Raises ``DamagedError`` if it, or a column read from it, is damaged."""
-    try:
-        with zipfile.ZipFile(file), np.load(file, allow_pickle=False) as archive:  # np.load reads more than archives
-            yield archive
-    except _DAMAGE as error:
-        reason = " ".join(str(error).split())
-        raise DamagedError(f"{file}: not a whole npz file ({reason}); delete it, then {how_to_prepare(task)}") from None
+    """The open file. Raises as :func:`dfp.tasks.manifest.naming_damage`, also of a column read from it."""
+    # np.load reads more than archives.
+    with naming_damage(file, task, "npz", _DAMAGE), zipfile.ZipFile(file), np.load(file, allow_pickle=False) as archive:
+        yield archive
 
 
-# What zipfile and NumPy raise, by what is damaged; a header may also announce more memory than there is.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, RuntimeError, MemoryError)
+_DAMAGE = (zipfile.BadZipFile, zlib.error, ValueError, EOFError, RuntimeError)  # of zipfile and NumPy
 
 
 def read_episodes(

@@ -1,17 +1,21 @@
 """Datasets on disk: what is read, and what is refused."""
 
+import errno
 import re
 import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
 from support.helpers import CUBE, DOUBLE, DOWNLOAD, changed, columns, npz, record, small
 
+from dfp.errors import one_line
 from dfp.files import replacing
 from dfp.spec import DataSpec
 from dfp.tasks import load_dataset, manifest_path, prepare_dataset, suite_of
-from dfp.tasks.interface import DataError
+from dfp.tasks.interface import DamagedError, DataError
 from dfp.tasks.manifest import file_names
+from dfp.tasks.ogbench import environment
 
 
 def test_rows_are_transitions(tmp_path):
@@ -145,6 +149,44 @@ def test_bad_content_is_never_unpickled(tmp_path):
     record(tmp_path, CUBE, changed("observations", lambda o: np.array([Trap()] * len(o), object)))
     with pytest.raises(DataError, match="Object arrays cannot be loaded"):
         load_dataset(CUBE, DOWNLOAD, tmp_path)
+
+
+MEMORY = "takes more memory than there is (Unable to allocate 1.2 GiB); allow more or, if its header is damaged, delete"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "line"),
+    [
+        (OSError(errno.EMFILE, "Too many open files"), OSError, "Too many open files"),
+        (OSError(errno.EIO, "Input/output error"), OSError, "Input/output error"),
+        (MemoryError("Unable to allocate 1.2 GiB"), DataError, MEMORY),
+        # zipfile goes to where a damaged archive says that a column begins.
+        (OSError(errno.EINVAL, "Invalid argument"), DamagedError, "not a whole npz file ([Errno 22] Invalid argument)"),
+        (zlib.error("Error -3"), DamagedError, "not a whole npz file (Error -3); delete it, then run `dfp data"),
+    ],
+)
+def test_only_what_is_wrong_with_its_bytes_is_damage_of_a_file(tmp_path, monkeypatch, error, kind, line):
+    file = record(tmp_path, CUBE, npz(small()))
+
+    def fail(archive, name):
+        raise error
+
+    monkeypatch.setattr(np.lib.npyio.NpzFile, "__getitem__", fail)
+    with pytest.raises((OSError, DataError)) as caught:
+        suite_of(CUBE).read_transitions(file, CUBE)
+    assert type(caught.value) is kind
+    assert one_line(caught.value).startswith(f"{file}: {line}")
+
+
+def test_a_simulator_that_cannot_be_made_is_no_damage_of_a_file(tmp_path, monkeypatch):
+    file = record(tmp_path, CUBE, npz(small()))
+
+    def fail(task):
+        raise ValueError("mujoco: Error opening file 'arm.xml'")
+
+    monkeypatch.setattr(environment, "_judge", fail)
+    with pytest.raises(ValueError, match=r"^mujoco: Error opening file 'arm\.xml'$"):
+        suite_of(CUBE).read_transitions(file, CUBE)
 
 
 def test_a_file_other_than_the_recorded_one_is_refused(tmp_path):

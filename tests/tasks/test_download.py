@@ -1,5 +1,6 @@
 """Datasets from a server that drops, stalls, refuses and lies: what is fetched is whole, or named and left."""
 
+import errno
 import fcntl
 import hashlib
 import http.server
@@ -217,6 +218,23 @@ def test_a_dataset_that_is_not_the_tasks_is_kept_as_a_part(tmp_path, server):
     with pytest.raises(DataError, match=r"cube-single-play-v0\.npz\.part: 'qpos' "):
         fetch(tmp_path)
     assert names(tmp_path) == PARTIAL
+
+
+def test_what_came_stays_when_it_cannot_be_read_for_another_reason(tmp_path, server, monkeypatch):
+    """As an unreliable file system, or too little memory: the next call continues with what is there."""
+
+    def fail(archive, name):
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np.lib.npyio.NpzFile, "__getitem__", fail)
+        with pytest.raises(OSError, match=r"Input/output error: .*cube-single-play-v0\.npz\.part"):
+            fetch(tmp_path)
+    assert names(tmp_path) == PARTIAL
+    fetch(tmp_path)
+    size = len(server.files["/ogbench/cube-single-play-v0.npz"])
+    assert [asked for _, asked in server.requests] == [None, f"bytes={size}-"]
+    assert names(tmp_path) == WHOLE
 
 
 def test_a_web_page_in_place_of_the_file_is_refused_before_it_is_stored(tmp_path, server):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from support.robomimic_small import CAN, DOWNLOAD, LIFT, SQUARE, h5py, record, small, store
 
+from dfp.errors import one_line
 from dfp.tasks import (
     download,
     load_dataset,
@@ -175,6 +176,13 @@ def test_files_that_are_no_whole_hdf5_are_refused(tmp_path):
     with h5py.File(tmp_path / "other.hdf5", "w") as archive:
         archive.create_group("demos")
     refused(tmp_path, (tmp_path / "other.hdf5").read_bytes(), "'data' is missing; found: demos")
+
+
+def test_what_the_system_says_is_no_damage_of_a_file(tmp_path):
+    """A folder cannot be read, which h5py says in two lines with the time of day."""
+    with pytest.raises(IsADirectoryError) as caught:
+        suite_of(LIFT).read_transitions(tmp_path, LIFT)
+    assert one_line(caught.value) == f"{tmp_path}: a folder is in the place of a file; move it away"
 
 
 # --------------------------------------------------------------------------- downloading

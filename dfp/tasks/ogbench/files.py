@@ -32,11 +32,12 @@ def read_transitions(file: Path, task: TaskSpec, rewards: np.ndarray | None = No
     Raises:
       DataError: the file is damaged, or a column is missing, has another shape, or holds what it must not.
     """
+    widths = environment.reward_columns(task) if rewards is None else {}  # here: a simulator's errors are no damage
     with reading(file, task) as archive:
         last_rows = episode_ends(file, archive)
         rows = int(last_rows[-1]) + 1
         if rewards is None:
-            rewards, masks = (without(column, last_rows) for column in _judge(file, archive, task, rows))
+            rewards, masks = (without(column, last_rows) for column in _judge(file, archive, task, widths, rows))
         else:
             masks = rewards < 0  # the task ends where nothing is missing
         actions = actions_of(file, archive, task, last_rows)
@@ -44,8 +45,9 @@ def read_transitions(file: Path, task: TaskSpec, rewards: np.ndarray | None = No
     return transitions(observations, actions, rewards, masks, last_rows)
 
 
-def _judge(file: Path, archive: np.lib.npyio.NpzFile, task: TaskSpec, rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Reward and mask of each row, each [R]."""
-    widths = environment.reward_columns(task)
+def _judge(
+    file: Path, archive: np.lib.npyio.NpzFile, task: TaskSpec, widths: dict[str, int], rows: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Reward and mask of each row, each [R]. ``widths``: of the columns that they are computed from."""
     columns = {name: column_of(file, archive, name, (rows, width)) for name, width in widths.items()}
     return environment.rewards_and_masks(task, columns)

@@ -31,8 +31,8 @@ import numpy as np
 from dfp.spec import ConfigError, TaskSpec
 from dfp.tasks.columns import actions as checked_actions
 from dfp.tasks.columns import flags, numbers
-from dfp.tasks.interface import DamagedError, DataError, Dataset
-from dfp.tasks.manifest import how_to_prepare
+from dfp.tasks.interface import DataError, Dataset
+from dfp.tasks.manifest import naming_damage
 from dfp.tasks.robomimic import environment
 
 try:  # by name: an optional extra, which a type checker need not find
@@ -135,13 +135,9 @@ def _read(file: Path, demo: Any, task: TaskSpec) -> Dataset:
 
 @contextlib.contextmanager
 def _reading(file: Path, task: TaskSpec) -> Iterator[Any]:
-    try:
-        with h5py.File(file, "r", locking=False) as archive:
-            yield archive
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:  # what h5py raises, by what is damaged
-        reason = " ".join(str(error).split())
-        remedy = f"delete it, then {how_to_prepare(task)}"
-        raise DamagedError(f"{file}: not a whole HDF5 file ({reason}); {remedy}") from None
+    damage = (RuntimeError, KeyError, TypeError, ValueError)
+    with naming_damage(file, task, "HDF5", damage), h5py.File(file, "r", locking=False) as archive:
+        yield archive
 
 
 def _require_environment(file: Path, data: Any, task: TaskSpec) -> dict[str, Any]:

@@ -10,17 +10,19 @@ from __future__ import annotations
 import datetime
 import math
 import os
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dfp.errors import is_disk_full
+from dfp.errors import ConfigError, is_disk_full
 from dfp.files import write_atomically
 from dfp.runs.layout import METRIC_TYPES, VALUE_LOG
 
 HEADER = "step,phase,name,value,time\n"
 PHASES = ("offline", "online")
 EVALUATED = ("success_rate", "return_mean", "length_mean")  # rows of an evaluation; all others are terms of the losses
+NAME = re.compile(r"[\w./-]+")  # of a term; others may name a group first, as in critic/q_mean
 TAIL_BYTES = 4096  # more than the rows of one step
 
 assert set(EVALUATED) < set(METRIC_TYPES)
@@ -39,6 +41,16 @@ class Value(NamedTuple):
 def interval(total: int) -> int:
     """Steps between two rows of a term, in a stage of ``total`` steps."""
     return max(1, min(1000, total // 50))
+
+
+def require_names(names: Iterable[str], source: str) -> None:
+    """Raises :class:`ConfigError` if a row of such a term could not be told from a damaged one, or an evaluation."""
+    for name in names:
+        if not NAME.fullmatch(name) or name in EVALUATED:
+            raise ConfigError(
+                f"{source}: a term cannot be called '{name}' in {VALUE_LOG}; allowed: letters, digits, _ . / and -, "
+                f"but not {', '.join(EVALUATED)}"
+            )
 
 
 class ValueLog:
@@ -110,5 +122,5 @@ def _parsed(line: str) -> Value | None:
         row = Value(int(step), phase, name, float(value), datetime.datetime.fromisoformat(moment))
     except ValueError:
         return None
-    whole = row.step >= 0 and phase in PHASES and name.isidentifier() and math.isfinite(row.value)
+    whole = row.step >= 0 and phase in PHASES and NAME.fullmatch(name) is not None and math.isfinite(row.value)
     return row if whole and row.time.tzinfo is not None else None

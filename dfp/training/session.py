@@ -37,7 +37,7 @@ from dfp.runs.layout import (
 )
 from dfp.runs.lease import Lease
 from dfp.runs.online_rows import OnlineRows
-from dfp.runs.value_log import EVALUATED, ValueLog, interval
+from dfp.runs.value_log import EVALUATED, ValueLog, interval, require_names
 from dfp.spec import RunSpec, agent_module
 from dfp.tasks import manifest_path
 from dfp.training.flops import gemm_rate, update_flop
@@ -242,6 +242,7 @@ class Session:
     def diagnostics(self, state: AgentState) -> Diagnostics:
         """Before the first update of this attempt: the sums that its checkpoint kept."""
         empty = no_diagnostics(self.agent, state)
+        require_names(empty.total, f"agent '{self.spec.agent.name}'")
         total = self._sums.get("total", {})
         if total.keys() != empty.total.keys():
             return empty

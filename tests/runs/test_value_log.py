@@ -3,10 +3,12 @@
 import datetime
 import errno
 import os
+import re
 
 import pytest
 
-from dfp.runs.value_log import ValueLog, interval, latest_values, read_values
+from dfp.runs.value_log import ValueLog, interval, latest_values, read_values, require_names
+from dfp.spec import ConfigError
 
 
 def written(folder) -> list[tuple[int, str, str, float]]:
@@ -46,6 +48,23 @@ def test_a_restart_cuts_what_came_after_its_checkpoint(tmp_path):
         (20, "online", "loss", 20.0),
         (30, "online", "loss", 3.0),
     ]
+
+
+def test_a_name_with_its_group_is_read_and_survives_a_restart(tmp_path):
+    """As the releases of FQL and of DFP name their terms."""
+    log, terms = ValueLog(tmp_path), {"critic/q_mean": 1.0, "actor/bc-loss.2": 2.0}
+    log.start(0)
+    require_names(terms, "agent 'own'")
+    log.add(10, "offline", terms)
+    assert ValueLog(tmp_path).start(10) == 0
+    assert written(tmp_path) == [(10, "offline", "critic/q_mean", 1.0), (10, "offline", "actor/bc-loss.2", 2.0)]
+
+
+@pytest.mark.parametrize("name", ["q mean", "q,mean", "q\nmean", "", "success_rate"])
+def test_a_name_that_no_row_could_have_is_refused(name):
+    message = f"agent 'own': a term cannot be called '{name}' in train.csv; allowed: letters, digits, _ . / and -, but"
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        require_names({"loss": 1.0, name: 2.0}, "agent 'own'")
 
 
 @pytest.mark.parametrize(

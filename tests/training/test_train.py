@@ -44,7 +44,7 @@ from dfp.runs.layout import FINAL_STATE
 from dfp.runs.value_log import read_values
 from dfp.spec import ConfigError, RunSpec
 from dfp.tasks import Dataset, Step, make_environment
-from dfp.training import offline, replay, rollout, stages
+from dfp.training import offline, replay, rollout, session, stages
 from dfp.training.online import OnlineLoop
 from dfp.training.replay import Rows, append, live_rows, make_buffer, sample_chunks
 from dfp.training.rollout import (
@@ -57,7 +57,7 @@ from dfp.training.rollout import (
     episode_seed,
 )
 from dfp.training.session import Session, build_agent
-from dfp.training.updates import Span, act, no_diagnostics, offline_updates, online_updates, stream
+from dfp.training.updates import Diagnostics, Span, act, no_diagnostics, offline_updates, online_updates, stream
 
 
 @pytest.fixture(autouse=True)
@@ -690,6 +690,14 @@ def test_a_parameter_that_is_not_finite_stops_though_every_term_is(tmp_path):
             broken = jax.tree.unflatten(jax.tree.structure(getattr(state, part)), leaves)
             with pytest.raises(stages.TrainingError, match="parameters is not finite at step 7; "):
                 session.check(state._replace(**{part: broken}), diagnostics, 7)
+
+
+def test_a_term_that_the_log_could_not_name_stops_before_the_first_update(tmp_path, monkeypatch):
+    empty = Diagnostics(jnp.int32(0), {"q mean": jnp.zeros(())}, {"q mean": jnp.int32(-1)})
+    monkeypatch.setattr(session, "no_diagnostics", lambda agent, state: empty)
+    with pytest.raises(ConfigError, match=r"^agent 'dfp': a term cannot be called 'q mean' in train\.csv; allowed"):
+        stages.pretrain(make_spec().pretraining(), tmp_path / "pre", options())
+    assert read_attempts(tmp_path / "pre")[-1].step == 0
 
 
 class Poisoned:

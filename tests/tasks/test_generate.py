@@ -127,24 +127,40 @@ def test_a_killed_recording_is_taken_up_and_ends_as_if_never_killed(tmp_path, re
     assert sorted(path.name for path in folder.iterdir()) == WHOLE
 
 
-def test_a_thousand_episodes_make_a_file(tmp_path, recorded, monkeypatch):
-    """Here two: the episodes are those of the single file, whatever files they lie in."""
+@pytest.fixture
+def parts(tmp_path, recorded, monkeypatch):
+    """A folder with the three episodes still in parts, and files of two episodes in place of a thousand."""
     data_dir, manifest, _ = recorded
     monkeypatch.setattr(experts, "EPISODES_PER_FILE", 2)
     whole = manifest_path(CUBE, RECORDED, data_dir).with_name(manifest["files"][0]["name"])
-    parts = tmp_path / "parts"
-    parts.mkdir()
+    (tmp_path / "parts").mkdir()
     with np.load(whole) as archive:
         for episode in range(3):
             rows = slice(episode * (STEPS + 1), (episode + 1) * (STEPS + 1))
             content = {name: archive[name][rows] for name in archive.files if name != "plans"}
-            with (parts / f"{episode:06d}").open("wb") as stream:
+            with (tmp_path / "parts" / f"{episode:06d}").open("wb") as stream:
                 np.savez(stream, **content, plans=archive["plans"][episode : episode + 1])
-    split = experts.generate(CUBE, RECORDED, tmp_path, 1, STEPS)
+    return tmp_path, whole, {name: manifest[name] for name in ("plans", "plans_reached")}
+
+
+def test_a_thousand_episodes_make_a_file_of_a_task_with_several(parts):
+    """The episodes are those of the single file, whatever files they lie in."""
+    folder, whole, facts = parts
+    split = experts.generate(CUBE.model_copy(update={"shards": 2}), RECORDED, folder, 1, STEPS)
     assert split.names == ["cube-single-play-v0-000.npz", "cube-single-play-v0-001.npz"]
-    assert split.facts == {name: manifest[name] for name in ("plans", "plans_reached")}
-    with np.load(whole) as archive, np.load(tmp_path / "cube-single-play-v0-001.npz") as last:
+    assert split.facts == facts
+    with np.load(whole) as archive, np.load(folder / "cube-single-play-v0-001.npz") as last:
         assert np.array_equal(last["observations"], archive["observations"][2 * (STEPS + 1) :])
+
+
+def test_a_task_of_one_file_has_all_episodes_in_it(parts):
+    """Of several files training would use one at a time, and the online buffer one alone."""
+    folder, whole, facts = parts
+    joined = experts.generate(CUBE, RECORDED, folder, 1, STEPS)
+    assert joined.names == ["cube-single-play-v0.npz"]
+    assert joined.facts == facts
+    with np.load(whole) as archive, np.load(folder / "cube-single-play-v0.npz") as file:
+        assert np.array_equal(file["observations"], archive["observations"])
 
 
 def test_a_recording_process_that_dies_is_reported(tmp_path, monkeypatch):

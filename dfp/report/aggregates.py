@@ -65,7 +65,7 @@ def run_ends(tidy: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     offline RL), ``regret`` that of the online phase, NaN for offline RL.
     """
     scores = run_scores(tidy, runs).dropna(subset="final", ignore_index=True)
-    return scores.assign(last=scores.final)[[*KEY, "last", "best", "regret"]]
+    return scores.assign(last=scores.final).reindex(columns=[*KEY, "last", "best", "regret"])
 
 
 def statistics(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:

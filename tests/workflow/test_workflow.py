@@ -43,10 +43,11 @@ def test_a_table_plans_exactly_the_runs_it_needs(experiments, target, jobs):
 
 def test_the_table_of_costs_needs_no_run():
     counts = planned("results/table9.csv", "--configfile", "config/config.yaml", folder=ROOT)
-    assert counts == {"runs": 1, "cost": 1, "table": 1}
+    assert counts == {"cost": 1, "table": 1}
 
 
 CONTENT = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text()) | {"seeds": [0, 1]}
+CONTENT["experiments"] += ["table9"]
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ def test_an_online_hyperparameter_reruns_the_online_runs(made):
 
 def test_an_offline_hyperparameter_reruns_everything_but_the_data(made):
     changed = rerun(made, CONTENT | {"training": CONTENT["training"] | {"discount": 0.98}})
-    assert (changed["pretrain"], changed["finetune"]) == (2 * 2, 4 * 2)
+    assert (changed["pretrain"], changed["finetune"], changed["cost"]) == (2 * 2, 4 * 2, 1)
     assert "data" not in changed
 
 
@@ -116,6 +117,14 @@ def test_a_swapped_pair_of_numbers_is_noticed(made):
 def test_a_further_seed_runs_that_seed_alone(made):
     changed = rerun(made, CONTENT | {"seeds": [0, 1, 2]})
     assert (changed["pretrain"], changed["finetune"]) == (2, 4)
+    assert not {"data", "cost"} & set(changed)
+
+
+def test_other_tasks_of_its_dataset_prepare_none_again(tmp_path):
+    """Whichever tasks a configuration has, the command is the same."""
+    write(tmp_path, CONTENT | {"tasks": ["cube-double-task4"], "experiments": ["table2"]})
+    done = snakemake("-n", "-p", "--configfile", "c.yaml", folder=tmp_path)
+    assert re.findall(r"python -m dfp data (\S+)", done.stdout) == ["cube-double-task2"]
 
 
 def test_touched_data_and_edited_code_rerun_nothing(made):

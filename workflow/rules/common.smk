@@ -18,7 +18,13 @@ sys.path.insert(0, str(HOME))
 from dfp.plan.experiments import plan, programs
 from dfp.plan.results import claim, record
 from dfp.plan.run_table import run_table
-from dfp.plan.catalogue import experiment_entry, load_catalogue, parse_config, read_yaml
+from dfp.plan.catalogue import (
+    experiment_entry,
+    load_catalogue,
+    parse_config,
+    read_yaml,
+    run_spec,
+)
 from dfp.spec import ConfigError, canonical_json
 from dfp.tasks import manifest_path
 from snakemake.exceptions import WorkflowError
@@ -90,10 +96,18 @@ FINDINGS = ["statistics", "verdict", "provenance"]
 PAGES = [*FINDINGS, "summary"]
 TARGETS += [f"{RESULTS}/{name}.csv" for name in FINDINGS]
 TARGETS += [f"{RESULTS}/{name}.{kind}" for name in PAGES for kind in ("md", "html")]
-# Tasks that differ only in their goal share a dataset: any one of them can prepare it.
+
+
+def dataset(task):
+    """The manifest of a task's data."""
+    return str(manifest_path(CATALOGUE.tasks[task].spec, SETTINGS.data, DATA))
+
+
+# Tasks that differ only in their goal share a dataset: any one of them can prepare it. It is the first of the catalogue, so
+# that other tasks or experiments in a configuration do not prepare it again.
+NEEDED = {dataset(task) for task in {run.task for run in PLAN.runs}}
 DATASETS = {
-    str(manifest_path(CATALOGUE.tasks[key].spec, SETTINGS.data, DATA)): key
-    for key in dict.fromkeys(run.task for run in reversed(PLAN.runs))
+    dataset(key): key for key in reversed(CATALOGUE.tasks) if dataset(key) in NEEDED
 }
 
 
@@ -144,11 +158,6 @@ def dataset_of(wildcards):
     return ancient(dataset(wildcards.task))
 
 
-def dataset(task):
-    """The manifest of a task's data."""
-    return str(manifest_path(CATALOGUE.tasks[task].spec, SETTINGS.data, DATA))
-
-
 def start_of(wildcards):
     """The pretraining that a fine-tuning starts from."""
     cell(wildcards)
@@ -161,9 +170,9 @@ def wave(wildcards):
     return -int(wildcards.seed)
 
 
-def run_table_digest():
-    """Changes whenever the run table does, labels and order included."""
-    return hashlib.sha256(run_table(PLAN, CATALOGUE).encode()).hexdigest()
+def digest(text):
+    """A parameter that changes whenever ``text`` does."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def folder_of(name):

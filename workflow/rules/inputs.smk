@@ -39,6 +39,26 @@ def inputs_of(name):
     }[CATALOGUE.experiments[name].made_from]
 
 
+# The configuration as far as Table 9 depends on it.
+TIMED = SETTINGS.model_copy(
+    update={
+        "results_dir": ".",
+        "data_dir": ".",
+        "experiments": ["table9"],
+        "cells": {},
+        "seeds": [0],
+        "offline": None,
+    }
+)
+
+
+def timed_runs():
+    """A run of each method of Table 9 on each task, as canonical JSON: settings from the catalogue too."""
+    methods = CATALOGUE.experiments["table9"].methods
+    cells = [(task, method) for method in methods for task in TIMED.tasks]
+    return "".join(run_spec(TIMED, CATALOGUE, *cell, 0).canonical() for cell in cells)
+
+
 def has_published(wildcards):
     """Whether curves that others published are drawn too, which the caption then says."""
     if not SETTINGS.published_curves or wildcards.number != "1":

@@ -188,6 +188,19 @@ def test_a_finished_run_with_a_damaged_result_is_put_back_or_not_finished(done, 
         assert finished.problem(folder, DIGEST) is None
 
 
+def test_results_of_an_earlier_version_without_checksums_are_looked_into(done, tmp_path):
+    folder = shutil.copytree(done, tmp_path / "run")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["results"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert finished.problem(folder, DIGEST) is None
+    for name in ("agent.npz", "metrics.csv"):
+        good = (folder / name).read_bytes()
+        (folder / name).write_bytes(good[:-3])
+        assert f"{name}: damaged" in str(finished.problem(folder, DIGEST))
+        (folder / name).write_bytes(good)
+
+
 def loaded(folder: Path) -> str:
     """The error of reading the final state; empty if it is bit for bit what was saved: some bits mean nothing."""
     try:

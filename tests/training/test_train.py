@@ -1,6 +1,7 @@
 """The stages in the real simulator, at small size: equal bits, restarts, and what stops a run."""
 
 import contextlib
+import errno
 import itertools
 import json
 import multiprocessing
@@ -36,8 +37,9 @@ from support.small_runs import (
 from dfp import errors
 from dfp.agents import dfp
 from dfp.agents.base.actor_critic import AgentState
+from dfp.runs import finished
 from dfp.runs.attempts import read_attempts, spent_s
-from dfp.runs.checkpoint import load_final, save
+from dfp.runs.checkpoint import Rotation, load_final, save
 from dfp.runs.finished import identity
 from dfp.runs.folder import Evaluation
 from dfp.runs.layout import FINAL_STATE
@@ -209,6 +211,32 @@ def test_checkpoints_of_a_run_from_another_pretraining_are_refused(interrupted, 
     assert read_attempts(run)[-1].from_step == 0
     assert json.loads((run / "finished" / "start.json").read_text())["start"] == identity(pre)
     assert weights(run) == weights(straight / "run")
+
+
+def test_a_full_disk_costs_neither_the_run_nor_its_end(straight, tmp_path, monkeypatch):
+    """The first checkpoint and the first attempt at the results find no space; the others do."""
+    waits = []
+
+    def once_full(original):
+        full = iter([True])
+
+        def call(*arguments):
+            if next(full, False):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "checkpoint-0.npz")
+            return original(*arguments)
+
+        return call
+
+    monkeypatch.setattr(Rotation, "save", once_full(Rotation.save))
+    monkeypatch.setattr(session, "save", once_full(save))
+    monkeypatch.setattr(session, "time", SimpleNamespace(monotonic=time.monotonic, sleep=waits.append))
+    stages.pretrain(make_spec().pretraining(), tmp_path / "pre", options(checkpoint_s=0.0))
+    log = (tmp_path / "pre" / "train.log").read_text()
+    assert log.count("not written") == 2
+    assert log.count("checkpoint at step 1 not written") == 1
+    assert waits == [0.0]  # at most a minute, at most the time between two checkpoints
+    assert weights(tmp_path / "pre") == weights(straight / "pre")
+    assert finished.problem(tmp_path / "pre", make_spec().pretraining().digest()) is None
 
 
 def test_damaged_online_rows_send_the_run_back_to_the_checkpoint_before(straight, interrupted, tmp_path):

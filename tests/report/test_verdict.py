@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,23 @@ class TestFromRuns:
         assert f"- {says}" in page
         line = next(line for line in page.split("### Table 2")[1].splitlines() if f"{TASK} | dfp |" in line)
         assert line == f"| {TASK} | dfp | 100.0 ± 0.0 | 5 of 5 | 100.0 ± 0.0 |  | other scale |"
+
+    def test_a_run_between_its_last_evaluation_and_its_manifest_is_not_counted(self, tmp_path: Path):
+        config = configured(**SMALL)
+        results = make_results(tmp_path, config, lambda spec, method: 1.0)
+        run = results / "runs" / TASK / "dfp" / "seed0"
+        manifest = json.loads((run / "manifest.json").read_text())
+        progress = {
+            "step": 1_000_000, "total": 1_000_000, "attempts": 1, "updated": "2026-11-24T12:00:00+00:00",
+            "digest": manifest["digest"], "metrics": pd.read_csv(run / "metrics.csv").to_dict("records"),
+        }  # fmt: skip
+        (run / "progress.json").write_text(json.dumps(progress))
+        (run / "run.json").write_text(json.dumps({"spec": manifest["spec"], "command": ["dfp"]}))
+        (run / "manifest.json").unlink()
+        (run / "metrics.csv").unlink()
+        cells = rows_of(results, partial=True)
+        assert cells.loc[(2, "online", TASK, "dfp"), "n"] == 4
+        assert cells.loc[(2, "online", TASK, "mvp"), "n"] == 5
 
     def test_a_shorter_online_phase_leaves_the_offline_cells_comparable(self, tmp_path: Path):
         online = {"steps": 10, "warmup_steps": 5000, "buffer_capacity": 2000000}

@@ -63,3 +63,16 @@ def test_every_layer_of_every_critic_begins_by_glorots_uniform():
         kernel = critics["params"]["VmapMLP_0"][f"Dense_{layer}"]["kernel"]
         assert 0.97 * bound < np.max(np.abs(kernel)) <= bound
         np.testing.assert_allclose(np.std(kernel, axis=(1, 2)), bound / np.sqrt(3), rtol=0.3)
+
+
+def test_a_residual_block_adds_to_its_input():
+    """Of width 1 with positive weights: a block's layer norm gives its bias, so each adds 2 gelu(3) to its input."""
+    network = ResNet(1, 2, 1)
+    params = network.init(jax.random.key(0), jnp.zeros((1, 1)))["params"]
+    ones = jax.tree.map(lambda leaf: jnp.zeros_like(leaf) if leaf.ndim == 1 else jnp.ones_like(leaf), params)
+    for block in range(2):  # LayerNorm of one number is its bias; four hidden units, of which each passes on a half
+        ones[f"LayerNorm_{block}"]["bias"] = jnp.array([3.0])
+        ones[f"Dense_{1 + 2 * block + 1}"]["kernel"] = jnp.full((4, 1), 0.5)
+    gelu = lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))  # noqa: E731
+    found = network.apply({"params": ones}, jnp.array([[5.0]]))
+    np.testing.assert_allclose(found, [[gelu(5.0 + 2 * 2 * gelu(3.0))]], rtol=1e-6)

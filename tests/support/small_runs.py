@@ -11,7 +11,7 @@ from dfp.plan.catalogue import agent_for, load_catalogue
 from dfp.runs.layout import FINAL_STATE
 from dfp.runs.value_log import read_values
 from dfp.spec import RunSpec
-from dfp.tasks import Dataset
+from dfp.tasks import Dataset, Step
 from dfp.training import offline, stages
 
 CATALOGUE = load_catalogue()
@@ -94,3 +94,22 @@ def metrics(folder: Path) -> list[dict[str, str]]:
 def values(folder: Path) -> list[tuple[int, str, str, float]]:
     """Rows of ``train.csv`` without their times."""
     return [row[:4] for row in read_values(folder)]
+
+
+class Poisoned:
+    """A task's environment whose observation is not a number at one step; its first episode ends at step 3."""
+
+    def __init__(self, task, bad: int) -> None:
+        self.width, self.bad, self.steps = task.observation_size, bad, 0
+
+    def reset(self, seed: int) -> np.ndarray:
+        return np.zeros(self.width, np.float32)
+
+    def step(self, action: np.ndarray) -> Step:
+        self.steps += 1
+        observation = np.zeros(self.width, np.float32)
+        observation[2] = np.nan if self.steps == self.bad else 0.0
+        return Step(observation, -1.0, self.steps == 3, False, False)
+
+    def sibling(self):
+        return self

@@ -6,9 +6,7 @@ import itertools
 import json
 import multiprocessing
 import os
-import pickle
 import random
-import re
 import shutil
 import signal
 import time
@@ -19,47 +17,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from support import small_agents
-from support.chunks import dataset
-from support.helpers import POINT
 from support.small_runs import (
-    CATALOGUE,
+    Poisoned,
     RandomShards,
     make_spec,
     metrics,
     options,
-    random_dataset,
     use_random_data,
     values,
     weights,
 )
 
-from dfp import errors
-from dfp.agents import dfp
-from dfp.agents.base.actor_critic import AgentState
 from dfp.runs import finished
 from dfp.runs.attempts import read_attempts, spent_s
 from dfp.runs.checkpoint import Rotation, load_final, save
 from dfp.runs.finished import identity
-from dfp.runs.folder import Evaluation
-from dfp.runs.layout import FINAL_STATE
 from dfp.runs.value_log import read_values
 from dfp.spec import ConfigError, RunSpec
-from dfp.tasks import Dataset, Step, make_environment
-from dfp.training import offline, replay, rollout, session, stages
+from dfp.tasks import Dataset
+from dfp.training import offline, session, stages
 from dfp.training.online import OnlineLoop
-from dfp.training.replay import Rows, append, live_rows, make_buffer, sample_chunks
 from dfp.training.rollout import (
     Checked,
-    ChunkResult,
-    Evaluator,
-    RemoteEnvironment,
     SimulatorError,
-    SimulatorKilled,
     episode_seed,
 )
 from dfp.training.session import Session, build_agent
-from dfp.training.updates import Diagnostics, Span, act, no_diagnostics, offline_updates, online_updates, stream
+from dfp.training.updates import Diagnostics
 
 
 @pytest.fixture(autouse=True)
@@ -373,160 +357,6 @@ def test_a_checkpoint_of_another_spec_is_not_used(straight, tmp_path):
     assert "checkpoint refused" in (run / "train.log").read_text()
 
 
-# --------------------------------------------------------------------------- exact loops
-
-
-class Numbered(dfp.Agent):
-    """Its chunk is 0, 1, 2, ..."""
-
-    def sample_actions(self, state, observation, keys):
-        return jnp.arange(float(self.chunk_size))[None]
-
-
-def test_a_chunk_is_executed_step_by_step():
-    base = small_agents.make(dfp, chunk=3)
-    agent = Numbered(base.network, base.training, 3, 2, base.config)
-    state = AgentState(jnp.zeros(()), (), (), None, ())
-    found = act(agent, state, np.zeros((1, 3), np.float32), np.array([0]), np.array([0]), jax.random.key(0))
-    np.testing.assert_array_equal(found, [[[0, 1], [2, 3], [4, 5]]])
-
-
-class Counting(dfp.Agent):
-    """Its actor counts how many chunks began with each of the five states of ``support.chunks``."""
-
-    def update(self, state, batch, key):
-        began = batch.observation == jnp.array([[0.0, 1.0, 2.0, 10.0, 11.0]])
-        return state._replace(actor=state.actor + jnp.sum(began, axis=0)), {}
-
-
-def test_offline_updates_draw_from_all_rows():
-    """400 batches of 4: each of the four rows that another one follows 400 times, give or take 17."""
-    training = make_spec().training.model_copy(update={"batch_size": 4})
-    agent = Counting(make_spec().network, training, 1, 1, dfp.Config(chunk=2, top_k=None))
-    state = AgentState(jnp.zeros(5, jnp.int32), (), (), None, ())
-    rows = make_buffer(dataset(), 5)
-    state, _ = offline_updates(agent, state, no_diagnostics(agent, state), rows, jax.random.key(0), 0, 400)
-    np.testing.assert_allclose(state.actor, [400, 400, 400, 400, 0], atol=90)
-    assert state.actor[4] == 0
-    assert state.actor.sum() == 1600
-
-
-def test_every_stream_of_every_seed_is_another_one():
-    names = ("init", "data", "actor", "evaluation")
-    keys = {tuple(jax.random.key_data(stream(seed, name)).tolist()) for seed in (0, 5) for name in names}
-    assert len(keys) == 8
-    # 2918445923 is the CRC-32 of "data".
-    expected = jax.random.fold_in(jax.random.key(5), 2918445923)
-    np.testing.assert_array_equal(jax.random.key_data(stream(5, "data")), jax.random.key_data(expected))
-
-
-class Clocked:
-    """In place of the environment: the clock ends an episode after ``length`` steps; step n (from 1) leads to n."""
-
-    def __init__(self, length: int) -> None:
-        self.width = make_spec().task.observation_size
-        self.length, self.steps, self.left = length, 0, 0
-
-    def reset(self, seed: int) -> np.ndarray:
-        self.left = self.length
-        return np.zeros(self.width, np.float32)
-
-    def play(self, actions):
-        for _ in actions:
-            self.steps, self.left = self.steps + 1, self.left - 1
-            yield Step(np.full(self.width, self.steps, np.float32), -1.0, False, self.left == 0, False)
-            if self.left == 0:
-                return
-
-
-@contextlib.contextmanager
-def online_loop(folder: Path, environment: Clocked, steps: int):
-    """The loop of an attempt at a fine-tuning of so many steps, without updates."""
-    spec = make_spec("dfp-no-topk", online={"steps": steps, "warmup_steps": 33, "buffer_capacity": 1100})
-    state = jax.jit(build_agent(spec).init)(jax.random.key(0))._replace(anchor=None)
-    save(folder / FINAL_STATE, state, spec.pretraining().digest(), {"step": 40})
-    with Session(spec, folder / "run", options(), steps, folder) as session:
-        assert session.begin()
-        yield OnlineLoop(session, environment, folder, random_dataset(spec.task))  # pyright: ignore
-
-
-@pytest.fixture
-def _little_room_for_finals(monkeypatch):
-    """For one episode more than have ended."""
-    monkeypatch.setattr(replay, "_spare_finals", lambda used: 1)
-
-
-@pytest.mark.usefixtures("_little_room_for_finals")
-def test_every_episode_keeps_its_last_state_as_their_table_grows_and_after_a_restart(tmp_path):
-    """Four episodes of one step, after which states are 1, 2, 3 and 4; the last one in a second attempt."""
-    environment = Clocked(length=1)
-    for episodes in (3, 1):
-        with online_loop(tmp_path, environment, steps=20) as loop:
-            for _ in range(episodes):
-                loop.episode()
-            loop._update()
-            loop.session.save(loop.step, loop.state, loop._progress)
-            table, entries = loop.buffer.final_observation, loop.buffer.final[1000 : 1000 + loop.step]
-            np.testing.assert_array_equal(table[entries, 0], [1, 2, 3, 4][: loop.step])
-            np.testing.assert_array_equal(table[:2], random_dataset(make_spec().task).final_observations)
-    assert loop.step == 4
-
-
-@pytest.mark.usefixtures("_little_room_for_finals")
-def test_the_online_phase_ends_at_its_last_step_in_the_middle_of_a_chunk(tmp_path, monkeypatch):
-    evaluated = []
-    monkeypatch.setattr(Session, "evaluate", lambda self, state, step: evaluated.append(step))
-    with online_loop(tmp_path, Clocked(length=100), steps=7) as loop:
-        loop.episode()
-    assert (loop.step, evaluated) == (7, [7])
-
-
-def test_a_chunk_of_updates_in_one_dispatch_is_the_serial_loop():
-    """Each update draws only from the rows that existed at its own step."""
-    agent = dfp.Agent(
-        network=make_spec().network, training=make_spec().training, observation_size=28, action_size=5,
-        config=dfp.Config(top_k=None),
-    )  # fmt: skip
-    data = random_dataset(CATALOGUE.tasks["cube-single-task2"].spec)
-    capacity, end, first, skip = 1001, 1000, 77, 2
-    rng = np.random.default_rng(1)
-    new = Rows(
-        observation=rng.normal(size=(5, 28)).astype(np.float32),
-        action=rng.uniform(-1, 1, size=(5, 5)).astype(np.float32),
-        reward=-np.ones(5, np.float32),
-        mask=np.ones(5, np.float32),
-        final=np.full(5, -1, np.int32),
-        next_observation=rng.normal(size=(5, 28)).astype(np.float32),
-    )
-    key = jax.random.key(3)
-    start = jax.jit(agent.init)(jax.random.key(0))
-    buffer = make_buffer(data, capacity + 6)
-
-    state, diagnostics, stored = online_updates(
-        agent, capacity, jax.tree.map(jnp.copy, start), no_diagnostics(agent, start), jax.tree.map(jnp.copy, buffer),
-        key, new, Span(end, 5, first, skip),
-    )  # fmt: skip
-    assert diagnostics.count == 5 - skip
-
-    @jax.jit
-    def serial_update(state, buffer, end, number):
-        data_key, update_key = jax.random.split(jax.random.fold_in(key, number))
-        batch = sample_chunks(buffer, live_rows(end, capacity), data_key, 8, 5, 0.99)
-        return agent.update(state, batch, update_key)[0]
-
-    expected, ring = start, buffer
-    for row in range(5):
-        one = Rows(*(values[row : row + 1] for values in new))
-        ring = append(ring, one, jnp.int32(end + row), jnp.int32(1))
-        if row >= skip:
-            expected = serial_update(expected, ring, jnp.int32(end + row + 1), first + row)
-    for a, b in zip(jax.tree.leaves(ring), jax.tree.leaves(stored), strict=True):
-        np.testing.assert_array_equal(a, b)
-    # Another compiled program, so equal up to rounding.
-    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True):
-        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6)
-
-
 @pytest.mark.parametrize("idle", [True, False])
 def test_when_updates_are_dispatched_changes_nothing(straight, tmp_path, monkeypatch, idle):
     """After every environment step, or a chunk's all at once; and a checkpoint waits for those that still wait."""
@@ -539,156 +369,6 @@ def test_when_updates_are_dispatched_changes_nothing(straight, tmp_path, monkeyp
     assert "continues from step 200" in (tmp_path / "run" / "train.log").read_text()
     assert weights(tmp_path / "run") == weights(straight / "run")
     assert metrics(tmp_path / "run") == metrics(straight / "run")
-
-
-def test_an_environment_in_a_process_of_its_own_plays_the_same_episode():
-    task = CATALOGUE.tasks["cube-single-task2"].spec
-    actions = np.random.default_rng(0).uniform(-1, 1, size=(41, 5, 5)).astype(np.float32)
-    here = make_environment(task)
-    with RemoteEnvironment(task) as there:
-        np.testing.assert_array_equal(there.reset(7), here.reset(7))
-        steps = 0
-        for chunk in actions:
-            for action, result in zip(chunk, there.play(chunk), strict=False):
-                expected = here.step(action)
-                np.testing.assert_array_equal(result.observation, expected.observation)
-                assert result[1:] == expected[1:]
-                steps += 1
-        # The cap ends the episode, and a chunk that begins after it is cut by the next step at once.
-        assert result.truncated
-        assert steps == 201
-
-
-def test_shards_follow_each_other_by_step_and_the_last_one_is_kept():
-    task = CATALOGUE.tasks["cube-single-task2"].spec.model_copy(update={"shards": 3, "shard_interval": 10})
-    shards = offline.Shards(make_spec(task=task), Path("unused"))
-    # Update number n (from 1) draws from file n // 10 % 3, as in the authors' release.
-    first_rows = [float(shards.buffer(number - 1).observation[0, 0]) for number in (1, 9, 10, 19, 20, 30)]
-    expected = [random_dataset(task, shard).observations[0, 0] for shard in (0, 0, 1, 1, 2, 0)]
-    np.testing.assert_array_equal(first_rows, np.float32(expected))
-    assert [shards.until_next(number - 1) for number in (1, 9, 10)] == [9, 1, 10]
-    # The 40th and last offline update draws from file 4 % 3 = 1, which alone goes online.
-    np.testing.assert_array_equal(shards.at_switch().observations, random_dataset(task, 1).observations)
-
-
-def test_seeds_of_episodes_depend_on_run_stream_and_number():
-    seeds = {episode_seed(*arguments) for arguments in [(0, "a", 0), (0, "a", 1), (0, "b", 0), (1, "a", 0)]}
-    assert len(seeds) == 4
-    assert episode_seed(0, "environment", 3) == episode_seed(0, "environment", 3)
-
-
-def test_evaluation_does_not_depend_on_the_number_of_workers():
-    task = CATALOGUE.tasks["cube-single-task2"].spec
-
-    def policy(observation, episode, chunk):
-        draws = [
-            np.random.default_rng([e, c]).uniform(-1, 1, size=(5, 5)) for e, c in zip(episode + 1, chunk, strict=True)
-        ]
-        return np.float32(draws) * np.sign(observation[:, :1, None])
-
-    results = []
-    for workers in (1, 2):
-        with Evaluator(task, 3, workers) as evaluator:
-            results.append(evaluator.evaluate(policy, [5, 6, 7]))
-    assert results[0] == results[1]
-
-
-def test_an_evaluation_of_more_episodes_than_slots(monkeypatch):
-    """25 episodes in 10 slots. That of seed s has the states 100 s, 100 s + 1, ... after each of its chunks.
-
-    It has 1 + s % 3 chunks, each a step at -1, and succeeds if 5 divides s.
-    """
-    seeds, place, seen = list(range(1, 26)), {}, []
-
-    def play(command, by_slot):
-        answers = {}
-        for slot, argument in by_slot.items():
-            if command == "reset":
-                place[slot] = argument, 0
-                answers[slot] = np.array([100.0 * argument], np.float32)
-                continue
-            seed, chunks = place[slot]
-            assert argument == 100 * seed + chunks  # the chunk for this very state
-            place[slot] = seed, chunks + 1
-            done = chunks == seed % 3
-            state = np.array([100.0 * seed + chunks + 1], np.float32)
-            answers[slot] = ChunkResult(state, -1.0, 1, done and seed % 5 == 0, done)
-        return answers
-
-    def policy(observation, episode, chunk):
-        seen.extend(
-            (int(e), int(c), float(o)) for e, c, o in zip(episode, chunk, observation[:, 0], strict=True) if e >= 0
-        )
-        return observation[:, None]
-
-    evaluator = Evaluator.__new__(Evaluator)
-    evaluator.slots, evaluator.observation_size = 10, 1
-    monkeypatch.setattr(evaluator, "_all", play)
-    # s % 3 is 1 for nine seeds, 2 for eight and 0 for eight: 2 * 9 + 3 * 8 + 8 = 50 chunks. Five seeds succeed.
-    assert evaluator.evaluate(policy, seeds) == Evaluation(0.2, 25, -2.0, 2.0)
-    assert sorted(seen) == [(s - 1, chunk, 100.0 * s + chunk) for s in seeds for chunk in range(1 + s % 3)]
-
-
-def test_an_error_of_one_worker_leaves_no_answer_for_the_next_evaluation():
-    """Which may be of another seed."""
-    answers = [[SimulatorError("bad")], [{1: np.zeros(3)}]]
-    evaluator = Evaluator.__new__(Evaluator)
-    evaluator._workers = [SimpleNamespace(send=lambda _: None, receive=left.pop) for left in answers]  # pyright: ignore
-    with pytest.raises(SimulatorError, match="bad"):
-        evaluator._all("reset", {0: 5, 1: 6})
-    assert answers == [[], []]
-
-
-def test_a_simulator_that_is_killed_is_one_line_and_not_a_traceback():
-    """As the kernel does when the memory is used up. Snakemake runs the job again."""
-    task = CATALOGUE.tasks["cube-single-task2"].spec
-    with RemoteEnvironment(task) as environment:
-        environment.reset(0)
-        os.kill(environment._worker._process.pid, signal.SIGKILL)  # pyright: ignore[reportArgumentType]
-        with pytest.raises(SimulatorKilled, match=r"cube-single-task2.*killed") as caught:
-            list(environment.play(np.zeros((5, 5))))
-        assert errors.exit_code(caught.value) == 137
-    with Evaluator(task, 2, 2) as evaluator:
-        evaluator._all("reset", {0: 5, 1: 6})
-        os.kill(evaluator._workers[1]._process.pid, signal.SIGKILL)  # pyright: ignore[reportArgumentType]
-        with pytest.raises(SimulatorKilled, match=r"cube-single-task2.*killed"):
-            evaluator._all("reset", {0: 5, 1: 6})
-        assert evaluator._all("reset", {0: 5}).keys() == {0}
-
-
-@pytest.mark.parametrize(
-    ("action", "kind", "text"),
-    [
-        ([1, 0], ValueError, "too far right"),
-        ([0, 1], OSError, "too far up"),  # not the one of a pipe whose other end has gone
-        ([1, 1], RuntimeError, "LostError: the point at the corner"),  # which pickle cannot make again
-    ],
-)
-def test_an_error_in_a_simulators_process_comes_with_its_traceback(action, kind, text):
-    task = POINT.model_copy(update={"environment": "point_mass:Fragile-v0"})
-    environment = Checked(make_environment(task), task)
-    environment.reset(0)
-    actions = np.array([[0, 0], action])
-    first, from_one = rollout._played(environment, actions)
-    assert isinstance(first, Step)
-    from_slot = rollout._in_slots(environment, {0: environment}, "step", {0: actions})
-    for answer in (from_one, from_slot):
-        received = pickle.loads(pickle.dumps(answer))
-        assert (type(received), errors.one_line(received)) == (kind, text)
-        (note,) = received.__notes__
-        assert note.startswith("In the simulator's process:\nTraceback")
-        assert re.search(r"point_mass\.py\", line \d+, in step\n", note)
-
-
-def test_an_environment_that_cannot_be_made_says_why_at_each_request():
-    """In a process of its own, once: the second error is the first, with one note."""
-    with RemoteEnvironment(POINT.model_copy(update={"environment": "point_mass:Nowhere-v0"})) as environment:
-        for _ in range(2):
-            with pytest.raises(ConfigError, match=r"'point-mass'.*Nowhere") as caught:
-                environment.reset(0)
-            (note,) = caught.value.__notes__
-            assert note.count("Traceback (most recent call last)") == 1
-            assert "\n" not in errors.one_line(caught.value)
 
 
 # --------------------------------------------------------------------------- what stops a run
@@ -728,25 +408,6 @@ def test_a_term_that_the_log_could_not_name_stops_before_the_first_update(tmp_pa
     assert read_attempts(tmp_path / "pre")[-1].step == 0
 
 
-class Poisoned:
-    """A task's environment whose observation is not a number at one step; its first episode ends at step 3."""
-
-    def __init__(self, task, bad: int) -> None:
-        self.width, self.bad, self.steps = task.observation_size, bad, 0
-
-    def reset(self, seed: int) -> np.ndarray:
-        return np.zeros(self.width, np.float32)
-
-    def step(self, action: np.ndarray) -> Step:
-        self.steps += 1
-        observation = np.zeros(self.width, np.float32)
-        observation[2] = np.nan if self.steps == self.bad else 0.0
-        return Step(observation, -1.0, self.steps == 3, False, False)
-
-    def sibling(self):
-        return self
-
-
 class PoisonedHere(contextlib.nullcontext):
     """In place of the environment in a process of its own."""
 
@@ -774,36 +435,6 @@ def test_a_simulator_that_returns_no_number_stops_training_before_the_buffer(str
     rows = np.fromfile(tmp_path / "run" / "online_rows.bin", np.float32)
     assert np.isfinite(rows).all()
     assert read_attempts(tmp_path / "run")[-1].code == 3
-
-
-def test_a_simulator_that_returns_no_number_stops_an_evaluation(monkeypatch):
-    task = make_spec().task
-    monkeypatch.setattr(rollout, "make_environment", lambda task: Poisoned(task, bad=2))
-    environment = rollout._made(task)
-    assert isinstance(environment, Checked)
-    slot = environment.sibling()
-    slot.reset(11)
-    with pytest.raises(SimulatorError, match=r"nan \(entry 2\) .*step 2 .*seed 11") as caught:
-        rollout.step_chunk(slot, np.zeros((5, task.action_size), np.float32))
-    # A worker sends it through a pipe.
-    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
-
-
-class Unpaid(Poisoned):
-    """Its second reward is not a number."""
-
-    def step(self, action: np.ndarray) -> Step:
-        step = super().step(action)
-        return step._replace(reward=np.nan) if self.steps == 2 else step
-
-
-def test_a_reward_that_is_no_number_stops_the_run():
-    task = make_spec().task
-    environment = Checked(Unpaid(task, bad=0), task)
-    environment.reset(11)
-    assert environment.step(np.zeros(task.action_size)).reward == -1.0
-    with pytest.raises(SimulatorError, match=r"reward is nan \(entry 0\) at step 2 .*seed 11"):
-        environment.step(np.zeros(task.action_size))
 
 
 def test_the_papers_scale_without_a_gpu_stops_before_the_first_update(tmp_path):

@@ -1,0 +1,197 @@
+"""The loops by hand: what updates draw and when, how a chunk is executed, where a phase ends."""
+
+import contextlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from support import small_agents
+from support.chunks import dataset
+from support.small_runs import (
+    CATALOGUE,
+    RandomShards,
+    make_spec,
+    options,
+    random_dataset,
+)
+
+from dfp.agents import dfp
+from dfp.agents.base.actor_critic import AgentState
+from dfp.runs.checkpoint import save
+from dfp.runs.layout import FINAL_STATE
+from dfp.tasks import Step
+from dfp.training import offline, replay
+from dfp.training.online import OnlineLoop
+from dfp.training.replay import Rows, append, live_rows, make_buffer, sample_chunks
+from dfp.training.session import Session, build_agent
+from dfp.training.updates import Span, act, no_diagnostics, offline_updates, online_updates, stream
+
+
+@pytest.fixture(autouse=True)
+def _random_data(monkeypatch):
+    monkeypatch.setattr(offline, "ShardReader", RandomShards)
+
+
+class Numbered(dfp.Agent):
+    """Its chunk is 0, 1, 2, ..."""
+
+    def sample_actions(self, state, observation, keys):
+        return jnp.arange(float(self.chunk_size))[None]
+
+
+def test_a_chunk_is_executed_step_by_step():
+    base = small_agents.make(dfp, chunk=3)
+    agent = Numbered(base.network, base.training, 3, 2, base.config)
+    state = AgentState(jnp.zeros(()), (), (), None, ())
+    found = act(agent, state, np.zeros((1, 3), np.float32), np.array([0]), np.array([0]), jax.random.key(0))
+    np.testing.assert_array_equal(found, [[[0, 1], [2, 3], [4, 5]]])
+
+
+class Counting(dfp.Agent):
+    """Its actor counts how many chunks began with each of the five states of ``support.chunks``."""
+
+    def update(self, state, batch, key):
+        began = batch.observation == jnp.array([[0.0, 1.0, 2.0, 10.0, 11.0]])
+        return state._replace(actor=state.actor + jnp.sum(began, axis=0)), {}
+
+
+def test_offline_updates_draw_from_all_rows():
+    """400 batches of 4: each of the four rows that another one follows 400 times, give or take 17."""
+    training = make_spec().training.model_copy(update={"batch_size": 4})
+    agent = Counting(make_spec().network, training, 1, 1, dfp.Config(chunk=2, top_k=None))
+    state = AgentState(jnp.zeros(5, jnp.int32), (), (), None, ())
+    rows = make_buffer(dataset(), 5)
+    state, _ = offline_updates(agent, state, no_diagnostics(agent, state), rows, jax.random.key(0), 0, 400)
+    np.testing.assert_allclose(state.actor, [400, 400, 400, 400, 0], atol=90)
+    assert state.actor[4] == 0
+    assert state.actor.sum() == 1600
+
+
+def test_every_stream_of_every_seed_is_another_one():
+    names = ("init", "data", "actor", "evaluation")
+    keys = {tuple(jax.random.key_data(stream(seed, name)).tolist()) for seed in (0, 5) for name in names}
+    assert len(keys) == 8
+    # 2918445923 is the CRC-32 of "data".
+    expected = jax.random.fold_in(jax.random.key(5), 2918445923)
+    np.testing.assert_array_equal(jax.random.key_data(stream(5, "data")), jax.random.key_data(expected))
+
+
+class Clocked:
+    """In place of the environment: the clock ends an episode after ``length`` steps; step n (from 1) leads to n."""
+
+    def __init__(self, length: int) -> None:
+        self.width = make_spec().task.observation_size
+        self.length, self.steps, self.left = length, 0, 0
+
+    def reset(self, seed: int) -> np.ndarray:
+        self.left = self.length
+        return np.zeros(self.width, np.float32)
+
+    def play(self, actions):
+        for _ in actions:
+            self.steps, self.left = self.steps + 1, self.left - 1
+            yield Step(np.full(self.width, self.steps, np.float32), -1.0, False, self.left == 0, False)
+            if self.left == 0:
+                return
+
+
+@contextlib.contextmanager
+def online_loop(folder: Path, environment: Clocked, steps: int):
+    """The loop of an attempt at a fine-tuning of so many steps, without updates."""
+    spec = make_spec("dfp-no-topk", online={"steps": steps, "warmup_steps": 33, "buffer_capacity": 1100})
+    state = jax.jit(build_agent(spec).init)(jax.random.key(0))._replace(anchor=None)
+    save(folder / FINAL_STATE, state, spec.pretraining().digest(), {"step": 40})
+    with Session(spec, folder / "run", options(), steps, folder) as session:
+        assert session.begin()
+        yield OnlineLoop(session, environment, folder, random_dataset(spec.task))  # pyright: ignore
+
+
+@pytest.fixture
+def _little_room_for_finals(monkeypatch):
+    """For one episode more than have ended."""
+    monkeypatch.setattr(replay, "_spare_finals", lambda used: 1)
+
+
+@pytest.mark.usefixtures("_little_room_for_finals")
+def test_every_episode_keeps_its_last_state_as_their_table_grows_and_after_a_restart(tmp_path):
+    """Four episodes of one step, after which states are 1, 2, 3 and 4; the last one in a second attempt."""
+    environment = Clocked(length=1)
+    for episodes in (3, 1):
+        with online_loop(tmp_path, environment, steps=20) as loop:
+            for _ in range(episodes):
+                loop.episode()
+            loop._update()
+            loop.session.save(loop.step, loop.state, loop._progress)
+            table, entries = loop.buffer.final_observation, loop.buffer.final[1000 : 1000 + loop.step]
+            np.testing.assert_array_equal(table[entries, 0], [1, 2, 3, 4][: loop.step])
+            np.testing.assert_array_equal(table[:2], random_dataset(make_spec().task).final_observations)
+    assert loop.step == 4
+
+
+@pytest.mark.usefixtures("_little_room_for_finals")
+def test_the_online_phase_ends_at_its_last_step_in_the_middle_of_a_chunk(tmp_path, monkeypatch):
+    evaluated = []
+    monkeypatch.setattr(Session, "evaluate", lambda self, state, step: evaluated.append(step))
+    with online_loop(tmp_path, Clocked(length=100), steps=7) as loop:
+        loop.episode()
+    assert (loop.step, evaluated) == (7, [7])
+
+
+def test_a_chunk_of_updates_in_one_dispatch_is_the_serial_loop():
+    """Each update draws only from the rows that existed at its own step."""
+    agent = dfp.Agent(
+        network=make_spec().network, training=make_spec().training, observation_size=28, action_size=5,
+        config=dfp.Config(top_k=None),
+    )  # fmt: skip
+    data = random_dataset(CATALOGUE.tasks["cube-single-task2"].spec)
+    capacity, end, first, skip = 1001, 1000, 77, 2
+    rng = np.random.default_rng(1)
+    new = Rows(
+        observation=rng.normal(size=(5, 28)).astype(np.float32),
+        action=rng.uniform(-1, 1, size=(5, 5)).astype(np.float32),
+        reward=-np.ones(5, np.float32),
+        mask=np.ones(5, np.float32),
+        final=np.full(5, -1, np.int32),
+        next_observation=rng.normal(size=(5, 28)).astype(np.float32),
+    )
+    key = jax.random.key(3)
+    start = jax.jit(agent.init)(jax.random.key(0))
+    buffer = make_buffer(data, capacity + 6)
+
+    state, diagnostics, stored = online_updates(
+        agent, capacity, jax.tree.map(jnp.copy, start), no_diagnostics(agent, start), jax.tree.map(jnp.copy, buffer),
+        key, new, Span(end, 5, first, skip),
+    )  # fmt: skip
+    assert diagnostics.count == 5 - skip
+
+    @jax.jit
+    def serial_update(state, buffer, end, number):
+        data_key, update_key = jax.random.split(jax.random.fold_in(key, number))
+        batch = sample_chunks(buffer, live_rows(end, capacity), data_key, 8, 5, 0.99)
+        return agent.update(state, batch, update_key)[0]
+
+    expected, ring = start, buffer
+    for row in range(5):
+        one = Rows(*(values[row : row + 1] for values in new))
+        ring = append(ring, one, jnp.int32(end + row), jnp.int32(1))
+        if row >= skip:
+            expected = serial_update(expected, ring, jnp.int32(end + row + 1), first + row)
+    for a, b in zip(jax.tree.leaves(ring), jax.tree.leaves(stored), strict=True):
+        np.testing.assert_array_equal(a, b)
+    # Another compiled program, so equal up to rounding.
+    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(state), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-6)
+
+
+def test_shards_follow_each_other_by_step_and_the_last_one_is_kept():
+    task = CATALOGUE.tasks["cube-single-task2"].spec.model_copy(update={"shards": 3, "shard_interval": 10})
+    shards = offline.Shards(make_spec(task=task), Path("unused"))
+    # Update number n (from 1) draws from file n // 10 % 3, as in the authors' release.
+    first_rows = [float(shards.buffer(number - 1).observation[0, 0]) for number in (1, 9, 10, 19, 20, 30)]
+    expected = [random_dataset(task, shard).observations[0, 0] for shard in (0, 0, 1, 1, 2, 0)]
+    np.testing.assert_array_equal(first_rows, np.float32(expected))
+    assert [shards.until_next(number - 1) for number in (1, 9, 10)] == [9, 1, 10]
+    # The 40th and last offline update draws from file 4 % 3 = 1, which alone goes online.
+    np.testing.assert_array_equal(shards.at_switch().observations, random_dataset(task, 1).observations)

@@ -7,8 +7,8 @@ from snakemake.utils import min_version
 
 min_version("9.19")
 
-# A configuration, from a file or from the workflow that uses this one, replaces the default one completely.
-# `--config seeds=[0]` is none: it changes single keys of it. The default is the folder's own, or else the one beside this file.
+# A configuration file, or the configuration of a workflow that uses this one, replaces the default completely.
+# `--config seeds=[0]` changes single keys of the default. The default is the working folder's, or else the one beside this file.
 GIVEN = workflow.config_settings.config or {}
 DEFAULT = "config/config.yaml"
 if not os.path.exists(DEFAULT):

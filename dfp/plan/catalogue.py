@@ -217,7 +217,7 @@ def matches(task: str, patterns: Iterable[str]) -> bool:
 
 
 def _refuse_idle(patterns: Iterable[str], tasks: Iterable[str], source: str) -> None:
-    """Raises :class:`ConfigError` that names a pattern without a task: what it stands before would never hold."""
+    """Raises :class:`ConfigError` that names the first pattern that fits no task: its settings would apply nowhere."""
     for pattern in patterns:
         if not any(matches(task, [pattern]) for task in tasks):
             raise ConfigError(f"{source}: 'tasks': {pattern!r} matches no task; there are: {', '.join(tasks)}")

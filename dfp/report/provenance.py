@@ -73,9 +73,17 @@ def _row(folder: str, manifest: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+THEN = ", then "
+
+
 def _in_turn(values: Iterable[str]) -> str:
     """``a, then b`` of a run that was continued elsewhere."""
-    return ", then ".join(dict.fromkeys(values))
+    return THEN.join(dict.fromkeys(values))
+
+
+def short(commits: str) -> str:
+    """The commits of a run, of each the first twelve characters."""
+    return THEN.join(commit[:12] for commit in commits.split(THEN))
 
 
 # --------------------------------------------------------------------------- for reading

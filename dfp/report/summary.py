@@ -8,7 +8,7 @@ import pandas as pd
 
 from dfp.files import write_atomically
 from dfp.report.pages import pipe_table, render
-from dfp.report.provenance import folders, provenance
+from dfp.report.provenance import folders, provenance, short
 from dfp.report.verdict.found import headline
 from dfp.report.verdict.page import counts
 from dfp.report.verdict.verdict import verdict
@@ -35,7 +35,7 @@ def write_summary(results_dir: Path, partial: bool = False) -> Path:
         tasks=known.task.nunique(),
         seeds=" to ".join(map(str, dict.fromkeys((seeds.min(), seeds.max())))),
         devices=_counted(known.device),
-        commits=_counted(known.git_commit.str.slice(0, 12)),
+        commits=_counted(known.git_commit.map(short)),
         hours=known.hours.sum(),
         attempts=known.attempts.sum(),
         phase=best.phase if best else "",

@@ -57,7 +57,7 @@ class Lease:
         self._path = folder / LEASE
         self._claim = folder / CLAIM
         self._stop = threading.Event()
-        self._owner: dict[str, Any] = {**this_process(), "numbering": _numbering(), "since": time.time_ns()}
+        self._owner: dict[str, Any] = {**this_process(), "pid_namespace": _pid_namespace(), "since": time.time_ns()}
         self.asked = False  # whether a later job waits for the run
 
     def __enter__(self) -> Lease:
@@ -164,8 +164,8 @@ def _named(owner: dict[str, Any]) -> str:
     return f"process {owner.get('pid')} on {owner.get('host')}, job {owner.get('job')}"
 
 
-def _numbering() -> str | None:
-    """The namespace of this process's number: containers may share a host's name, and each counts from 1."""
+def _pid_namespace() -> str | None:
+    """The PID namespace of this process: containers may share a host's name, and each counts its processes from 1."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -174,8 +174,8 @@ def _numbering() -> str | None:
 
 def _is_dead(owner: dict[str, Any]) -> bool:
     """Whether the owner is a process of this host that is gone. Of another host or container nobody can tell."""
-    pid, here = owner.get("pid"), _numbering()
-    if here is None or (owner.get("host"), owner.get("numbering")) != (socket.gethostname(), here):
+    pid, here = owner.get("pid"), _pid_namespace()
+    if here is None or (owner.get("host"), owner.get("pid_namespace")) != (socket.gethostname(), here):
         return False
     if not isinstance(pid, int) or pid <= 0:
         return False

@@ -55,11 +55,9 @@ class Manifest(Closed):
 
     @property
     def sha256(self) -> str:
-        """What tells this data from other data of the same description: of one file its own SHA-256, of several that
-        of theirs, in order.
+        """Identifies the content: the SHA-256 of the only file, or of the SHA-256s of several files, in order.
 
-        Data that is generated twice need not be equal: a simulator rounds differently on another processor, and after
-        some steps the cube lies elsewhere.
+        Two data sets of the same description can differ: a simulator rounds differently on another processor.
         """
         if len(self.files) == 1:
             return self.files[0].sha256

@@ -141,7 +141,7 @@ class Session:
             log.warning("%s: %d damaged lines left out", VALUE_LOG, damaged)
         if self._restored is not None:
             self.folder.restore(self._restored[1]["folder"])
-            self._origin = self._restored[1].get("start", self._origin)
+            self._origin = self._restored[1].get("start") or self._origin
             self._sums = self._restored[1].get("sums", {})  # a checkpoint of an earlier version has none
             log.info("continues from step %d (attempt %d)", self._step, self.folder.attempts.number)
         refuse_slow_cpu(self.spec, self.options)

@@ -73,6 +73,9 @@ def test_a_residual_block_adds_to_its_input():
     for block in range(2):  # LayerNorm of one number is its bias; four hidden units, of which each passes on a half
         ones[f"LayerNorm_{block}"]["bias"] = jnp.array([3.0])
         ones[f"Dense_{1 + 2 * block + 1}"]["kernel"] = jnp.full((4, 1), 0.5)
-    gelu = lambda x: 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))  # noqa: E731
+
+    def gelu(x):
+        return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
     found = network.apply({"params": ones}, jnp.array([[5.0]]))
     np.testing.assert_allclose(found, [[gelu(5.0 + 2 * 2 * gelu(3.0))]], rtol=1e-6)

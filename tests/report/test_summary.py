@@ -67,6 +67,7 @@ def test_provenance_names_every_commit_and_device_of_a_run(tmp_path: Path):
     assert row.git_commit == "f" * 40 + "-dirty, then " + "0" * 40
     assert "- **1 runs had uncommitted changes**" in page.read_text()
     assert "- **2 kinds of device** among the runs." in page.read_text()
+    assert f"{'f' * 12}, then {'0' * 12} (1)" in write_summary(tmp_path).read_text()
 
 
 def test_unfinished_runs_are_an_error_or_are_counted(tmp_path: Path):

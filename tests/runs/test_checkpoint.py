@@ -106,7 +106,12 @@ def test_a_second_process_is_refused_and_a_stale_lease_taken_over(tmp_path, monk
         Lease(tmp_path).__enter__()
     assert not lease.exists()
     # On this host the owner is asked for; it is gone.
-    gone = {"host": socket.gethostname(), "pid": 2**22 + 1, "numbering": os.readlink("/proc/self/ns/pid"), "job": None}
+    gone = {
+        "host": socket.gethostname(),
+        "pid": 2**22 + 1,
+        "pid_namespace": os.readlink("/proc/self/ns/pid"),
+        "job": None,
+    }
     lease.write_text(json.dumps(gone))
     begun = time.monotonic()
     with Lease(tmp_path):

@@ -99,11 +99,11 @@ def test_a_process_of_another_container_is_not_looked_for_among_ours(tmp_path):
     """Containers on a host's network share its name: there the number is of another process, or of none here."""
     with Lease(tmp_path):
         owner = json.loads((tmp_path / "lease.json").read_text())
-    assert owner["numbering"] == os.readlink("/proc/self/ns/pid")
+    assert owner["pid_namespace"] == os.readlink("/proc/self/ns/pid")
     gone = owner | {"pid": 2**22 + 1}
     assert dfp.runs.lease._is_dead(gone)
-    assert not dfp.runs.lease._is_dead(gone | {"numbering": "pid:[1]"})
-    del gone["numbering"]
+    assert not dfp.runs.lease._is_dead(gone | {"pid_namespace": "pid:[1]"})
+    del gone["pid_namespace"]
     assert not dfp.runs.lease._is_dead(gone)
 
 

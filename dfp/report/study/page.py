@@ -16,7 +16,7 @@ from dfp.report.figures.curves import curves
 from dfp.report.figures.drawing import csv_text, write_drawing
 from dfp.report.pages import points, render
 from dfp.report.provenance import COLUMNS as PROVENANCE
-from dfp.report.provenance import differing_data
+from dfp.report.provenance import differing_data, short
 from dfp.report.statistics import over_seeds, t_interval
 from dfp.report.study.comparisons import (
     CANNOT_TELL,
@@ -268,7 +268,7 @@ def page(studies: dict[str, Study], tables: dict[str, pd.DataFrame], figures: se
         missing={name: part.missing() for name, part in studies.items()},
         figures=figures,
         runs=len(origin),
-        commits=sorted({commit[:12] for commit in origin.git_commit}),
+        commits=sorted({short(commits) for commits in origin.git_commit}),
         devices=sorted(set(origin.device)),
         data_files=differing_data(origin),
         hours=origin.hours.astype(float).sum(),

@@ -28,7 +28,7 @@ from dfp.tasks.manifest import file_names
 from dfp.tasks.ogbench.environment import make_simulator, require_simulator, reset_episode
 from dfp.tasks.recording import record_files
 
-EPISODES_PER_FILE = 1000  # 1M transitions, as in the published shards; a task of one file has all in it
+EPISODES_PER_FILE = 1000  # 1M transitions, as in the published shards
 NOISE, NOISE_SMOOTHING = 0.1, 0.5  # of a plan: a share of the largest action, and a Gaussian filter's width in steps
 TYPES = {"terminals": np.bool_, "button_states": np.int64}  # of OGBench's columns; float32 elsewhere
 
@@ -77,7 +77,8 @@ def generate(task: TaskSpec, data: DataSpec, folder: Path, processes: int, steps
     lookup(EXPERTS, task.dataset, "dataset to generate", f"task '{task.key}'")
     assert data.episodes is not None  # DataSpec promises both for source 'generate'
     assert data.seed is not None
-    # Several files are read in rotation, and one of them goes online: only of a task whose published data is so.
+    # Training reads several files in rotation, and only one enters the online buffer. Only a task whose published data
+    # has several files gets several.
     size = EPISODES_PER_FILE if task.shards > 1 else data.episodes
     batches = list(itertools.batched(range(data.episodes), size))
     names = file_names(task.dataset, len(batches))

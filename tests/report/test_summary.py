@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from support.synthetic import configured, make_results
@@ -12,6 +13,7 @@ from support.synthetic import configured, make_results
 from dfp.report.html import write_page
 from dfp.report.provenance import COLUMNS, write_provenance
 from dfp.report.summary import write_summary
+from dfp.report.verdict.found import Headline
 from dfp.report.verdict.page import write_verdict
 from dfp.spec import ConfigError
 
@@ -111,15 +113,24 @@ def test_a_page_shows_the_markdown_and_runs_none_of_it(tmp_path: Path):
 
 def test_summary_and_verdict_begin_with_what_was_found(results: Path):
     found = (
-        "On cube-single-task2, success at the end of the online phase is: DFP (Ours) 55.0 % (n=2), "
-        "DFP w/o top-K 45.0 % (n=2), MVP w/ top-K 35.0 % (n=2), MVP 25.0 % (n=2)."
-    )
+        "On cube-single-task2, success at the end of the online phase is: DFP (Ours) 55.0 % [0.0, 100.0] (n=2), "
+        "DFP w/o top-K 45.0 % [0.0, 100.0] (n=2), MVP w/ top-K 35.0 % [0.0, 98.5] (n=2), "
+        "MVP 25.0 % [0.0, 88.5] (n=2). Brackets are 95 % t-intervals over seeds."
+    )  # 12.706 x 7.07 / sqrt(2) = 63.5 to both sides, and no rate is outside [0, 100]
     write_verdict(results)
     for name in ("summary", "verdict"):
         opening = (results / f"{name}.md").read_text().split("\n## ")[0].splitlines()
         assert opening[2] == found
         assert "scale" in " ".join(opening[3:6])  # the limits come next
         assert "cannot tell" not in " ".join(opening[:6])
+
+
+def test_the_interval_of_an_average_is_welchs_over_its_tasks():
+    cells = [("a", "easy", 0.8, 0.04, 4), ("a", "hard", 0.2, 0.04, 4), ("b", "easy", 0.5, np.nan, 1)]
+    summary = pd.DataFrame(cells, columns=["method", "task", "mean", "std", "n"]).set_index(["method", "task"])
+    found = Headline("online", ["easy", "hard"], {"a": "A"}, summary)
+    assert found.interval("a") == " [46.5, 53.5]"  # sqrt(2 x 0.02^2 / 4) = 0.01414, 6 degrees of freedom: t = 2.447
+    assert found._replace(tasks=["easy"]).interval("b") == ""
 
 
 def test_claims_at_this_scale_follow_the_studys_rule(tmp_path: Path):

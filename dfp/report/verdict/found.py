@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from dfp.report.aggregates import comparisons
-from dfp.report.statistics import over_seeds
+from dfp.report.statistics import over_seeds, welch_half_width
 from dfp.report.study.comparisons import directions
 from dfp.report.study.data import KEY, run_scores
 from dfp.report.verdict.protocol import PAPER_SCALE
@@ -37,20 +37,31 @@ class Headline(NamedTuple):
             return None
         return float(self.summary.loc[[(method, task) for task in self.tasks], "mean"].mean())
 
+    def interval(self, method: str) -> str:
+        """`` [48.6, 92.8]``, the 95 % t-interval of :meth:`average` over seeds, in %; "" if a task has one seed."""
+        found = self.summary.loc[[(method, task) for task in self.tasks]]
+        weights = np.full(len(found), 1 / len(found))
+        half = welch_half_width(weights, found["std"].to_numpy(), found["n"].to_numpy())
+        if np.isnan(half):
+            return ""
+        low, high = np.clip(found["mean"].mean() + np.array([-half, half]), 0.0, 1.0)
+        return f" [{100 * low:.1f}, {100 * high:.1f}]"
+
     @property
     def sentence(self) -> str:
-        """The methods that are finished on every task, best first, with the numbers of seeds; "" if there is none."""
+        """The methods that are finished on every task, best first, with interval and number of seeds; or ""."""
         parts = []
         for method, label in self.labels.items():
             if (average := self.average(method)) is not None:
                 n = sorted({int(self.summary.loc[(method, task), "n"]) for task in self.tasks})
                 seeds = " to ".join(map(str, dict.fromkeys((n[0], n[-1]))))
-                parts.append((average, f"{label} {100 * average:.1f} % (n={seeds})"))
+                parts.append((average, f"{label} {100 * average:.1f} %{self.interval(method)} (n={seeds})"))
         if not parts:
             return ""
         tasks = self.tasks[0] if len(self.tasks) == 1 else f"{len(self.tasks)} tasks, on average"
         told = ", ".join(text for _, text in sorted(parts, key=lambda part: -part[0]))
-        return f"On {tasks}, success at the end of the {self.phase} phase is: {told}."
+        brackets = " Brackets are 95 % t-intervals over seeds." if "[" in told else ""
+        return f"On {tasks}, success at the end of the {self.phase} phase is: {told}.{brackets}"
 
 
 def headline(rates: pd.DataFrame, runs: pd.DataFrame) -> Headline | None:

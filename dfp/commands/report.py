@@ -118,7 +118,7 @@ def page(
     target: Annotated[Path | None, typer.Option("--to", help="Default: the same name with .html.")] = None,
 ) -> None:
     """A Markdown file as an HTML page, for the report."""
-    from dfp.report.html import write_page
+    from dfp.report.pages import write_page
 
     if markdown.suffix != ".md" or not markdown.is_file():
         raise ConfigError(f"page: {markdown}: allowed: an existing .md file")

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from dfp.plan.catalogue import CATALOGUE, Catalogue, MethodEntry, agent_for, load_config
+from dfp.runs.same_spec import leaves
 from dfp.spec import AgentConfig, ConfigError, RunSpec
 
 
@@ -38,14 +39,10 @@ def settings(spec: RunSpec, catalogue: Catalogue) -> Iterator[Setting]:
 
 def _nearest(spec: RunSpec, catalogue: Catalogue) -> dict[str, Any]:
     """Of the methods with this agent, the settings on this task that differ least from the run's; empty if none is."""
-
-    def distance(settings: dict[str, Any]) -> int:
-        own = spec.agent.model_dump(mode="json")
-        return sum(settings.get(key) != value for key, value in own.items())
-
+    own = spec.agent.model_dump(mode="json")
     tuned = [agent for _, agent in _tuned(spec, catalogue) if agent.name == spec.agent.name]
     dumps = [one.model_dump(mode="json") for agent in tuned for one in (agent, agent.offline_phase())]
-    return min(dumps, key=distance, default={})
+    return min(dumps, key=lambda one: sum(one.get(key) != value for key, value in own.items()), default={})
 
 
 def _tuned(spec: RunSpec, catalogue: Catalogue) -> Iterator[tuple[MethodEntry, AgentConfig]]:
@@ -73,15 +70,7 @@ def _overrides(spec: RunSpec, catalogue: Catalogue) -> Iterator[tuple[str, str]]
             continue
         for override in entry.overrides:
             if any(fnmatch.fnmatchcase(spec.task.key, pattern) for pattern in override.tasks):
-                yield from ((name, override.source) for name in _flat(override.agent, "agent."))
-
-
-def _flat(tree: dict[str, Any], prefix: str) -> Iterator[str]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}"
+                yield from ((name, override.source) for name, _ in leaves(override.agent, "agent."))
 
 
 def describe(spec: RunSpec, catalogue: Catalogue, pasted: str) -> str:

@@ -1,4 +1,4 @@
-"""Page templates, tables in Markdown's pipe syntax, and how pages write numbers."""
+"""Page templates, tables in Markdown's pipe syntax, how pages write numbers, and Markdown files as HTML pages."""
 
 from __future__ import annotations
 
@@ -8,8 +8,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from dfp.files import read_text, write_atomically
 
 ABSENT = "—"
+# What our Markdown uses besides plain text: a line break in a heading, and the second-best of a column.
+MARKUP = re.compile(r"&lt;(br|u|/u)&gt;")
 
 
 def render(template: str, **values: object) -> str:
@@ -30,6 +36,15 @@ def render(template: str, **values: object) -> str:
         function.__name__: function for function in (pipe_row, percent, points, number, plural, ranges)
     }
     return re.sub(r"\n{3,}", "\n\n", environment.get_template(template).render(**values))
+
+
+def write_page(markdown: Path, target: Path) -> Path:
+    """Write a Markdown file of the results as an HTML page, without links to other files, to ``target``; its path."""
+    body = MarkdownIt("commonmark", {"html": False}).enable("table").render(read_text(markdown))
+    body = (
+        MARKUP.sub(r"<\1>", body).replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
+    )
+    return write_atomically(target, render("page.html", title=target.stem, body=Markup(body)))
 
 
 def pipe_row(fields: Iterable[object]) -> str:

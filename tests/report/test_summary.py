@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from support.synthetic import configured, make_results
 
-from dfp.report.html import write_page
+from dfp.report.pages import write_page
 from dfp.report.provenance import COLUMNS, write_provenance
 from dfp.report.summary import write_summary
 from dfp.report.verdict.found import Headline

@@ -310,7 +310,7 @@ def trained(module, action_size: int, **settings):
     return agent, final, np.asarray(agent.generate(final.actor, jnp.zeros((400, S)), noise)).mean(axis=1)
 
 
-@pytest.mark.parametrize("action_size", [1, 2])
+@pytest.mark.parametrize("action_size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_bandit_bfn_keeps_both_modes_and_its_choice_is_the_better_one(action_size):
     agent, final, actions = trained(bfn, action_size, best_of=1)
     assert 0.3 < (actions > 0).mean() < 0.7
@@ -321,7 +321,7 @@ def test_bandit_bfn_keeps_both_modes_and_its_choice_is_the_better_one(action_siz
     assert (np.asarray(chosen).mean(axis=1) > 0).mean() > 0.95
 
 
-@pytest.mark.parametrize("action_size", [1, 2])
+@pytest.mark.parametrize("action_size", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_bandit_fql_keeps_to_the_data_or_moves_to_the_better_mode_by_alpha(action_size):
     _, _, near = trained(fql, action_size, alpha=100.0)
     assert 0.3 < (near > 0).mean() < 0.7

@@ -291,7 +291,7 @@ def trained(module, action_size: int, **settings):
     return agent, final, np.asarray(agent.generate(actor, jnp.ones((400, S)), noise)).mean(axis=1)
 
 
-BOTH = pytest.mark.parametrize("action_size", [1, 2])
+BOTH = pytest.mark.parametrize("action_size", [pytest.param(1, marks=pytest.mark.slow), 2])
 
 
 @BOTH
@@ -329,6 +329,7 @@ def test_bandit_srpo_moves_to_the_better_mode(action_size):
     assert np.ptp(actions) < 1e-5  # the noise has no part in it
 
 
+@pytest.mark.slow
 def test_bandit_srpo_without_values_is_held_by_the_data():
     """By `variance` between the modes, by `score` at one of them: see its page."""
     assert trained(srpo, 1, beta=0.0)[2][0] == pytest.approx(0.0, abs=0.15)

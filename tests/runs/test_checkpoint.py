@@ -58,6 +58,14 @@ def test_another_spec_another_shape_and_no_file_are_refused(tmp_path):
         load(tmp_path / "none.npz", STATE, "d")
 
 
+@pytest.mark.parametrize("stamp", [b"{", b"[]", b'{"digest": "d"}', b'{"digest": "d", "progress": 3}'])
+def test_a_stamp_of_another_form_is_refused(tmp_path, stamp):
+    path = tmp_path / "c.npz"
+    np.savez(path, stamp=np.frombuffer(stamp, np.uint8))
+    with pytest.raises(CheckpointError, match=r"c\.npz: damaged: its stamp: "):
+        load(path, STATE, "d")
+
+
 def test_numbers_of_another_type_are_refused(tmp_path):
     path = tmp_path / "c.npz"
     save(path, STATE, "d", {"step": 1})

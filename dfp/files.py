@@ -17,7 +17,7 @@ def expanded(path: str) -> str:
     """The path with ``~`` and ``$VARIABLE`` replaced, as a shell would; ValueError if one is unknown."""
     found = os.path.expanduser(os.path.expandvars(path))
     if not found.strip() or found.startswith("~") or re.search(r"\$\w|\$\{", found):
-        raise ValueError(f"'{path}' is no path: empty, or an unknown user or a variable that is not set")
+        raise ValueError(f"'{path}' is not a path: it is empty, or names an unknown user or an unset variable")
     return found
 
 

@@ -20,7 +20,9 @@ def cost(
     output: Annotated[Path | None, typer.Option("--output", help="Default: cost.csv among the results.")] = None,
     task: Annotated[list[str] | None, typer.Option("--task", help="Task key; repeatable. Default: all.")] = None,
     method: Annotated[list[str] | None, typer.Option("--method", help="Repeatable. Default: Table 9's.")] = None,
-    seconds: Annotated[float, typer.Option("--seconds", min=0.1, help="Of the online loop, per cell.")] = 5.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.1, help="Seconds of the online loop, for each cell.")
+    ] = 5.0,
     threads: ThreadsOption = None,
 ) -> None:
     """Measure what an update, an online step and an inference step cost here (Table 9), all methods in one run."""
@@ -57,9 +59,9 @@ def bench(
     simulator: Annotated[bool, typer.Option("--simulator", help="Also the loops, and an evaluation.")] = False,
     steps: Annotated[int, typer.Option("--steps", min=600, help="Environment steps of the online loop.")] = 3000,
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="Episodes of the evaluation.")] = 50,
-    scaling: Annotated[Path | None, typer.Option("--scaling", help="Instead: cost as work grows, into here.")] = None,
+    scaling: Annotated[Path | None, typer.Option("--scaling", help="Instead: cost as work grows; a folder.")] = None,
     beside: Annotated[
-        Path | None, typer.Option("--beside", help="Folder of the authors' release, to time too.")
+        Path | None, typer.Option("--beside", help="Checkout of the authors' release, to time too.")
     ] = None,
     beside_python: Annotated[
         Path, typer.Option("--beside-python", help="An interpreter with the release's requirements.")

@@ -32,13 +32,15 @@ def doctor(
     profile: Annotated[Path | None, typer.Option("--profile", help="Snakemake profile; default: slurm.")] = None,
     partition: Annotated[str | None, typer.Option("--partition", help="SLURM partition of the jobs.")] = None,
     submit: Annotated[bool, typer.Option("--submit", help="Also submit a one-minute job on a GPU.")] = False,
-    sbatch: Annotated[list[str] | None, typer.Option("--sbatch", help="Option for --submit's sbatch. Repeat.")] = None,
+    sbatch: Annotated[
+        list[str] | None, typer.Option("--sbatch", help="Option that --submit passes on. Repeat.")
+    ] = None,
     wait: Annotated[float, typer.Option("--wait", min=0.0, help="Minutes to wait for that job.")] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check versions, simulators, disk, data, device and SLURM for what the configuration needs.
 
-    Each finding says what, why it matters and what to type. Exit code: 0 no error (warnings may be), 4 an error.
+    Each finding says what is wrong, why it matters and what to type. Exit code: 0 no error, 4 an error.
     """
     from dfp.ops.doctor import findings as report
     from dfp.ops.doctor.submit import check_submission

@@ -25,7 +25,7 @@ def plan(
     figures: Annotated[str | None, typer.Option("--figures", help="Numbers, e.g. 1. Default: all.")] = None,
     tasks: Annotated[str | None, typer.Option("--tasks", help="Task keys, e.g. lift,can. Default: all.")] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", help="Seeds, e.g. 0,1. Default: all.")] = None,
-    seeds_per_job: Annotated[int, typer.Option("--seeds-per-job", min=1, help="As given to the workflow.")] = 1,
+    seeds_per_job: Annotated[int, typer.Option("--seeds-per-job", min=1, help="Seeds in one program.")] = 1,
     results_dir: Annotated[Path | None, typer.Option("--results-dir", help="Results that give the rates.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
 ) -> None:

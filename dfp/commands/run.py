@@ -23,7 +23,7 @@ app = group()
 
 FolderArgument = Annotated[Path, typer.Argument(help="Folder of a run, finished or running.")]
 StartsOption = Annotated[int, typer.Option("--seed", min=0, help="Picks the episodes' starts and the policy's noise.")]
-CameraOption = Annotated[str | None, typer.Option("--camera", help="Of the simulator's model; default: a free one.")]
+CameraOption = Annotated[str | None, typer.Option("--camera", help="A camera of the model. Default: a free one.")]
 
 
 @app.command()
@@ -31,7 +31,7 @@ def show(
     folder: Annotated[Path | None, typer.Argument(help="Folder of a run, or name a cell by the options.")] = None,
     task: TaskOption = None, method: MethodOption = None, seed: SeedOption = None,
     config: ConfigOption = DEFAULT_CONFIG,
-    stage: Annotated[str, typer.Option("--stage", help="pretrain, finetune or offline, of a cell.")] = "finetune",
+    stage: Annotated[str, typer.Option("--stage", help="The cell's: pretrain, finetune or offline.")] = "finetune",
 ) -> None:  # fmt: skip
     """The exact command of a run, every number of its spec, and where each comes from."""
     from dfp.commands.train import cell
@@ -75,7 +75,7 @@ def play(
 ) -> None:
     """Write a film of a run's policy: the first episodes that `evaluate` with the same seed counts.
 
-    Draws with EGL, else with OSMesa; MUJOCO_GL chooses.
+    MUJOCO_GL chooses the renderer. Default: EGL, or OSMesa if EGL does not work.
     """
     prepare_xla(None)
     from dfp.tasks import open_view, rendering
@@ -93,7 +93,7 @@ def play(
 
 @app.command()
 def why(folder: Annotated[Path, typer.Argument(help="Folder of a run.")]) -> None:
-    """What became of a run: attempts, exit codes, SLURM's states, last lines of its logs, and what to type next."""
+    """Show what became of a run: attempts, exit codes, SLURM's states, last lines of logs, and what to type next."""
     from dfp.ops.status.why import why as explain
 
     typer.echo(explain(folder))

@@ -97,7 +97,7 @@ def collect(
 
 @app.command()
 def page(folder: StudyFolder = Path("docs/study")) -> None:
-    """Make the study's page, tables and figures from its CSV files; print what it says to the paper's gaps."""
+    """Make the study's page, tables and figures from its CSV files; print its answers to what the paper leaves open."""
     from dfp.report.study.page import silent_rows, write_study_page
 
     echo_paths(write_study_page(folder))

@@ -31,7 +31,7 @@ from dfp.spec import ConfigError, RunSpec, parse_spec
 STAGES = {
     "pretrain": "The offline phase of a cell. Methods whose offline phases are equal share it.",
     "finetune": "The online phase of a cell, from its finished pretraining.",
-    "offline": "A cell of the offline table: a whole run without an environment, but for its evaluations.",
+    "offline": "A run of the offline table. Only its evaluations use an environment.",
 }
 
 RunsOption = Annotated[str, typer.Option("--runs", help="JSON: a list of {spec, run_dir, pretrained or null}.")]

@@ -26,8 +26,8 @@ app = group()
 def run(context: typer.Context) -> None:
     """Run the workflow here. Every option is Snakemake's: `dfp workflow --cores all --configfile config/demo.yaml`.
 
-    Of --configfile also one that comes with the package: config/smoke.yaml, demo.yaml, study.yaml, config.yaml.
-    Without one: config/config.yaml.
+    --configfile also takes the files that come with the package: config/smoke.yaml, demo.yaml, study.yaml, config.yaml.
+    Default: config/config.yaml.
     """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SNAKEFILE), *map(_shipped, context.args)]
     os.execv(sys.executable, command)

@@ -61,7 +61,7 @@ def write_crate(results_dir: Path, out: Path) -> Path:
         raise ConfigError(f"{results_dir}: no run has finished, so there is nothing to archive")
     if out.exists():
         if any(out.iterdir()) and not (out / METADATA).is_file():
-            raise ConfigError(f"{out}: a folder that is no crate; choose another --out, or move it away")
+            raise ConfigError(f"{out}: a folder that is not a crate; choose another --out, or move it away")
         shutil.rmtree(out)
 
     crate = ROCrate(version="1.1")

@@ -98,7 +98,9 @@ def _read_progress(path: Path, digest: str) -> pd.DataFrame:
     header, content = list(METRIC_TYPES), json_object(path)
     found = content.get("digest", digest)
     if digest and found != digest:
-        raise ConfigError(f"{path}: progress of spec {found[:12]}, here belongs {digest[:12]}; delete the run's folder")
+        raise ConfigError(
+            f"{path}: progress of spec {found[:12]}, but {digest[:12]} belongs here; delete the run's folder"
+        )
     try:
         rows = content.get("metrics", [])
         frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=pd.Index(header))

@@ -83,7 +83,7 @@ def _difference(found: dict[str, Any], wanted: dict[str, Any], digest: str, expe
     """The first setting in which a run is not what belongs in its folder."""
     keys = [key for key in wanted if key not in found or found[key] != wanted[key]]
     if not keys:
-        return f"its spec has digest {digest[:12]}, here belongs {expected[:12]}"
+        return f"its spec has digest {digest[:12]}, but {expected[:12]} belongs here"
     key = next((key for key in FIRST if key in keys), keys[0])
     more = f" (and {len(keys) - 1} more differences)" if len(keys) > 1 else ""
-    return f"{key} is {json.dumps(found.get(key))}, here belongs {json.dumps(wanted[key])}{more}"
+    return f"{key} is {json.dumps(found.get(key))}, but {json.dumps(wanted[key])} belongs here{more}"

@@ -65,14 +65,14 @@ def minutes(text: str) -> float:
         hours, mins, secs = parts + [0] * (3 - len(parts)) if dash or len(parts) == 3 else [0, *parts, 0][:3]
         return int(days or 0) * 24 * 60 + hours * 60 + mins + secs / 60
     except ValueError:
-        raise ValueError(f"'{text}' is no time limit of SLURM's") from None
+        raise ValueError(f"'{text}' is not a time limit of SLURM's") from None
 
 
 def seconds(text: str) -> float:
     """A duration of ``scontrol show config``, ``300 sec``; ``ValueError`` if it is none."""
     match = re.match(r"(\d+)", text)
     if match is None:
-        raise ValueError(f"'{text}' is no number of seconds")
+        raise ValueError(f"'{text}' is not a number of seconds")
     return float(match[1])
 
 

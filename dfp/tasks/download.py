@@ -63,7 +63,9 @@ class _Fetch(NamedTuple):
             entry = self._describe(part, target.name)
         except DamagedError as error:
             part.unlink()
-            raise DataError(f"{url}: no dataset came, deleted ({error}); {self._elsewhere(part)}") from None
+            raise DataError(
+                f"{url}: what came is not a dataset and was deleted ({error}); {self._elsewhere(part)}"
+            ) from None
         move_into_place(part, target)
         _version_of(part).unlink(missing_ok=True)
         return entry

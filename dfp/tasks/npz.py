@@ -100,7 +100,7 @@ def _stored(file: Path, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
         raise DataError(f"{file}: '{name}' is missing; found: {', '.join(archive.files)}")
     column = archive[name]
     if not isinstance(column, np.ndarray):  # NumPy hands over the bytes of a member that is no array
-        raise DamagedError(f"{file}: '{name}' is no NumPy array; delete the file and prepare it again")
+        raise DamagedError(f"{file}: '{name}' is not a NumPy array; delete the file and prepare it again")
     return column
 
 

@@ -72,7 +72,7 @@ def test_time_limits(text, expected):
 
 
 def test_a_time_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="'soon' is no time limit"):
+    with pytest.raises(ValueError, match="'soon' is not a time limit"):
         slurm.minutes("soon")
 
 
@@ -158,7 +158,7 @@ def test_our_profile_and_one_of_a_site_are_read(tmp_path):
     site.write_text("jobs: 7\ndefault-resources: [slurm_partition=a100, mem_mb=10]\n")
     assert cluster.read_profile(site) == Profile(7, 40, "auto", "a100")
     site.write_text("jobs: many\n")
-    with pytest.raises(ConfigError, match="'jobs': 'many' is no number"):
+    with pytest.raises(ConfigError, match="'jobs': 'many' is not a number"):
         cluster.read_profile(site)
 
 

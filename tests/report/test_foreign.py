@@ -66,7 +66,7 @@ def merged(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("reader", READERS)
 @pytest.mark.parametrize("partial", [False, True])
 def test_no_mean_joins_two_learning_rates(merged: Path, reader: str, partial: bool):
-    expected = f"{TASK}/dfp/seed1/manifest.json: training.learning_rate is 0.001, here belongs 0.0003;"
+    expected = f"{TASK}/dfp/seed1/manifest.json: training.learning_rate is 0.001, but 0.0003 belongs here;"
     with pytest.raises(ConfigError, match=expected):
         READERS[reader](merged, partial)
 
@@ -74,10 +74,10 @@ def test_no_mean_joins_two_learning_rates(merged: Path, reader: str, partial: bo
 @pytest.mark.parametrize(
     ("source", "target", "says"),
     [
-        (f"runs/{TASK}/dfp/seed0", f"runs/{TASK}/dfp/seed1", "seed is 0, here belongs 1"),
-        (f"runs/{TASK}/mvp/seed1", f"runs/{TASK}/dfp/seed1", "agent.name is \"mvp\", here belongs \"dfp\""),
-        (f"pretrained/{TASK}/drifting/seed0", f"runs/{TASK}/dfp/seed0", "stage is \"pretrain\", here belongs"),
-        (f"pretrained/{TASK}/drifting/seed0", f"pretrained/{TASK}/drifting/seed1", "seed is 0, here belongs 1"),
+        (f"runs/{TASK}/dfp/seed0", f"runs/{TASK}/dfp/seed1", "seed is 0, but 1 belongs here"),
+        (f"runs/{TASK}/mvp/seed1", f"runs/{TASK}/dfp/seed1", "agent.name is \"mvp\", but \"dfp\" belongs here"),
+        (f"pretrained/{TASK}/drifting/seed0", f"runs/{TASK}/dfp/seed0", "stage is \"pretrain\", but"),
+        (f"pretrained/{TASK}/drifting/seed0", f"pretrained/{TASK}/drifting/seed1", "seed is 0, but 1 belongs here"),
     ],
 )  # fmt: skip
 def test_a_copied_run_is_named_with_key_value_and_what_belongs(tmp_path: Path, source: str, target: str, says: str):
@@ -98,7 +98,7 @@ def test_a_foreign_run_that_has_only_begun_is_refused(tmp_path: Path):
     write_metrics(results, partial=True)
     content["spec"]["task"]["key"] = "lift"
     (folder / "run.json").write_text(json.dumps({"spec": content["spec"], "command": []}))
-    with pytest.raises(ConfigError, match=r"run\.json: task\.key is \"lift\", here belongs \"cube-single-task2\""):
+    with pytest.raises(ConfigError, match=r"run\.json: task\.key is \"lift\", but \"cube-single-task2\" belongs here"):
         write_metrics(results, partial=True)
 
 
@@ -169,7 +169,7 @@ def test_without_a_configuration_the_run_table_itself_says_what_belongs(tmp_path
     results = finished(tmp_path)
     (results / CONFIG).unlink()
     replace(results / f"runs/{TASK}/dfp/seed1", results / f"runs/{TASK}/dfp/seed0")
-    with pytest.raises(ConfigError, match=r"dfp/seed1/manifest\.json: seed .*0, .*1;"):
+    with pytest.raises(ConfigError, match=r"dfp/seed1/manifest\.json: seed is 0, but 1 belongs here;"):
         write_metrics(results)
 
 
@@ -188,5 +188,5 @@ def test_a_fine_tuning_starts_from_its_own_pretraining_only(tmp_path: Path):
     results = finished(tmp_path)
     spec = plan(SMALL, CATALOGUE).specs[f"runs/{TASK}/dfp/seed0"].pretraining()
     refuse_other(results / f"pretrained/{TASK}/drifting/seed0", spec)
-    with pytest.raises(ConfigError, match="seed is 1, here belongs 0"):
+    with pytest.raises(ConfigError, match="seed is 1, but 0 belongs here"):
         refuse_other(results / f"pretrained/{TASK}/drifting/seed1", spec)

@@ -92,7 +92,7 @@ def test_a_path_is_what_a_shell_makes_of_it(monkeypatch):
     assert str(_path("~/a b")) == "/home/somebody/a b"
     assert str(_path("$SCRATCH/${HOME}")) == "/big disk/home/somebody"
     for text in ("", " ", "$NOT_SET/a", "${NOT_SET}", "~no-such-user/a"):
-        with pytest.raises(ConfigError, match="is no path"):
+        with pytest.raises(ConfigError, match="is not a path"):
             _path(text)
 
 
@@ -112,7 +112,9 @@ def test_every_path_of_every_command_is_read_so():
 )
 def test_a_variable_that_is_not_set_makes_no_folder_of_its_name(command):
     done = RUNNER.invoke(app, [*command.split(), "$NOT_SET/x"])
-    assert str(done.exception) == "'$NOT_SET/x' is no path: empty, or an unknown user or a variable that is not set"
+    assert (
+        str(done.exception) == "'$NOT_SET/x' is not a path: it is empty, or names an unknown user or an unset variable"
+    )
 
 
 def test_a_terminal_that_has_no_such_letter_is_no_error(tmp_path):

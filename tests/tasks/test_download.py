@@ -206,7 +206,9 @@ def test_a_part_that_is_too_long_is_deleted(tmp_path, server):
 def test_what_is_no_dataset_is_deleted_and_its_address_named(tmp_path, server, content):
     """A page that does not say that it is one, and a file that is cut on the server."""
     server.files["/ogbench/cube-single-play-v0.npz"] = content
-    with pytest.raises(DataError, match=rf"^{server.url}/ogbench/cube-single-play-v0\.npz: no dataset came.* copy the"):
+    with pytest.raises(
+        DataError, match=rf"^{server.url}/ogbench/cube-single-play-v0\.npz: what came is not a dataset.* copy the"
+    ):
         fetch(tmp_path)
     server.files["/ogbench/cube-single-play-v0.npz"] = npz(small())
     fetch(tmp_path)

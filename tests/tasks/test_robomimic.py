@@ -161,7 +161,7 @@ def test_the_step_that_succeeds_is_rewarded_and_ends_the_episode(environment):
     [
         ({"observation_size": 23}, "has observation_size 19, but the task says 23"),
         ({"action_size": 5}, "has action_size 7, but the task says 5"),
-        ({"environment": "Door"}, "is none of Robomimic's; allowed: Lift, PickPlaceCan, NutAssemblySquare"),
+        ({"environment": "Door"}, "is not one of Robomimic's; allowed: Lift, PickPlaceCan, NutAssemblySquare"),
         ({"success_timing": "pre"}, "judges success after the action; allowed for success_timing: post"),
     ],
 )

@@ -106,13 +106,13 @@ def test_variants_start_from_the_same_offline_rows(straight, tmp_path):
 
 
 def test_another_pretraining_is_refused(straight, tmp_path):
-    with pytest.raises(ConfigError, match="here belongs"):
+    with pytest.raises(ConfigError, match="belongs here"):
         stages.finetune(make_spec("mvp"), tmp_path / "run", straight / "pre", options())
     (attempt,) = read_attempts(tmp_path / "run")
     assert attempt.code == 2
     assert attempt.reason is not None
     assert attempt.reason.startswith("failed: ")
-    assert "here belongs" in attempt.reason
+    assert "belongs here" in attempt.reason
 
 
 def test_a_manifest_says_which_data_a_run_was_trained_on(straight):

@@ -19,9 +19,9 @@ CHECKPOINT_MIN = 10.0  # the default of --checkpoint-minutes
 class Profile(NamedTuple):
     """What the checks need of a Snakemake profile for SLURM."""
 
-    jobs: int  # at once
-    polling_s: float  # between two looks at the jobs
-    status_command: str  # sacct, squeue or auto
+    jobs: int  #: at once
+    polling_s: float  #: between two looks at the jobs
+    status_command: str  #: sacct, squeue or auto
     partition: str | None
 
 
@@ -41,7 +41,7 @@ def read_profile(path: Path, partition: str | None = None) -> Profile:
 def _number(content: Mapping[str, Any], key: str, default: float, path: Path) -> float:
     value = content.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{path}: '{key}': {value!r} is no number")
+        raise ConfigError(f"{path}: '{key}': {value!r} is not a number")
     return value
 
 

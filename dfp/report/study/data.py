@@ -61,7 +61,7 @@ def collect_study(study: str, results_dir: Path, target: Path) -> list[Path]:
     places = finished_folders(results_dir)
     if foreign := set(places) - set(runs.digest) - set(runs.pretrained_digest):
         path = results_dir / places[min(foreign)] / MANIFEST
-        raise ConfigError(f"{path}: digest {min(foreign)[:12]} is none of config/{study}.yaml; move the run elsewhere")
+        raise ConfigError(f"{path}: digest {min(foreign)[:12]} is not in config/{study}.yaml; move the run elsewhere")
     found = runs.assign(
         run=[places.get(digest, f"absent/{digest}") for digest in runs.digest],
         pretrained=[places.get(digest, f"absent/{digest}") for digest in runs.pretrained_digest],

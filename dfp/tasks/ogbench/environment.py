@@ -54,7 +54,7 @@ def _registered(task: TaskSpec) -> gymnasium.envs.registration.EnvSpec:
     manipulation = str(spec.entry_point).startswith("ogbench.manipspace.") and "reward_task_id" in spec.kwargs
     if not manipulation or "ob_type" in spec.kwargs:
         raise ConfigError(
-            f"{place(task)} is none of OGBench's state-based manipulation tasks; "
+            f"{place(task)} is not one of OGBench's state-based manipulation tasks; "
             "allowed: cube-*-singletask-*, scene-singletask-*, puzzle-*-singletask-*"
         )
     return spec

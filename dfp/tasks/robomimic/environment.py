@@ -139,7 +139,7 @@ def settings(arguments: dict[str, Any]) -> dict[str, Any]:
 def make_environment(task: TaskSpec) -> RobomimicEnvironment:
     """See :func:`dfp.tasks.make_environment`."""
     if task.environment not in ENVIRONMENTS:
-        raise ConfigError(f"{place(task)} is none of Robomimic's; allowed: {', '.join(ENVIRONMENTS)}")
+        raise ConfigError(f"{place(task)} is not one of Robomimic's; allowed: {', '.join(ENVIRONMENTS)}")
     if task.success_timing != "post":
         raise ConfigError(f"{place(task)}: Robomimic judges success after the action; allowed for success_timing: post")
     require_simulator()

@@ -47,12 +47,12 @@ MARKS = ("rewards", "dones")  # 0 or 1 of each transition: it led to a success, 
 class Demonstration(NamedTuple):
     """One recorded episode of ``n`` transitions."""
 
-    model: str  # MuJoCo's XML
-    states: np.ndarray  # [n, W]
-    actions: np.ndarray  # [n, A]
-    rewards: np.ndarray  # [n], 0 or 1
-    observations: dict[str, np.ndarray]  # each [n + 1, ...]
-    attempts: int = 1  # generated ones: how many it took to succeed
+    model: str  #: MuJoCo's XML
+    states: np.ndarray  #: [n, W]
+    actions: np.ndarray  #: [n, A]
+    rewards: np.ndarray  #: [n], 0 or 1
+    observations: dict[str, np.ndarray]  #: each [n + 1, ...]
+    attempts: int = 1  #: generated ones: how many it took to succeed
 
 
 # --------------------------------------------------------------------------- reading
@@ -167,7 +167,7 @@ def _names(file: Path, data: Any) -> list[str]:
 
 def _rows(file: Path, demo: Any) -> int:
     if not isinstance(demo, h5py.Group):
-        raise DataError(f"{file}: {_name(demo)} is no group; wanted one per demonstration")
+        raise DataError(f"{file}: {_name(demo)} is not a group; wanted one per demonstration")
     rows = demo.attrs.get("num_samples")
     if not isinstance(rows, (int, np.integer)) or rows < 1:
         raise DataError(f"{file}: {_name(demo)} has attribute 'num_samples' {rows}; wanted its number of transitions")

@@ -35,10 +35,10 @@ MIN_FORCE = 1e-4
 class Field(NamedTuple):
     """Where the field carries each sample. Everything is a constant for differentiation."""
 
-    velocity: Float[Array, "B G D"]  # displacement of each sample, in units of `scale`
-    scale: Float[Array, ""]  # length of one unit in action coordinates
-    strength: Float[Array, ""]  # RMS of the force before it is normalised (the loss itself is constant under `joint`)
-    distance: Float[Array, ""]  # mean distance between samples and targets, in action coordinates
+    velocity: Float[Array, "B G D"]  #: displacement of each sample, in units of ``scale``
+    scale: Float[Array, ""]  #: length of one unit in action coordinates
+    strength: Float[Array, ""]  #: RMS of the force before normalisation; under ``joint`` the loss itself is constant
+    distance: Float[Array, ""]  #: mean distance between samples and targets, in action coordinates
 
 
 def drifting_field(

@@ -9,6 +9,7 @@ import os
 import pydoc
 import re
 import tomllib
+from inspect import Parameter
 from pathlib import Path
 
 from docutils import nodes
@@ -17,7 +18,9 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util.docstrings import prepare_docstring
+from sphinx.util.inspect import signature, stringify_signature
 from sphinx.util.nodes import make_refnode
+from sphinx.util.typing import stringify_annotation
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -58,7 +61,8 @@ apidoc_modules = [
 ]
 autodoc_member_order = "bysource"
 autodoc_default_options = {"ignore-module-all": True}  # a name is listed where it is defined, not where it is exported
-autodoc_typehints = "none"  # signatures stay short; shapes and units are in the docstrings
+autodoc_typehints = "none"  # `shapes` puts back the annotations of arrays
+python_maximum_signature_line_length = 88  # a longer signature has one parameter per line
 autodoc_mock_imports = ["robosuite", "h5py", "imageio", "tensorboard", "wandb"]  # extras
 napoleon_numpy_docstring = False
 
@@ -116,11 +120,37 @@ def names_of_the_module(app: Sphinx, env: BuildEnvironment, node: pending_xref, 
 
 
 def plain_docstrings(app: Sphinx, what: str, name: str, found: object, options: object, lines: list[str]) -> None:
-    """Undo napoleon on a property, where it reads "None: there is none" as a type; drop Python's text for a field."""
+    """Undo napoleon on properties and fields, of which it reads text before a colon as a type. Show a field's shape."""
     if isinstance(found, property):
         lines[:] = prepare_docstring(found.__doc__ or "")
-    elif lines and lines[0].startswith("Alias for field number"):
-        lines.clear()
+    elif what == "attribute":
+        if lines and lines[0].startswith("Alias for field number"):
+            lines.clear()
+        if lines and lines[-1].startswith(":type: "):
+            lines[:] = [f"{lines[-1].removeprefix(':type: ')}: {lines[0]}", *lines[1:-1]]
+        owner, _, field = name.rpartition(".")
+        annotation = getattr(pydoc.locate(owner), "__annotations__", {}).get(field)
+        if "Array" in str(annotation):
+            lines[:0] = [f"``{stringify_annotation(annotation).replace('jaxtyping.', '')}``", ""]
+
+
+def shapes(
+    app: Sphinx, what: str, name: str, found: object, options: object, arguments: str, returned: str
+) -> tuple[str, str] | None:
+    """Give a signature the annotations of its arrays, which are their shapes. Others would only lengthen it."""
+    if what not in ("function", "method") or "Array" not in str(getattr(found, "__annotations__", "")):
+        return None
+
+    def shape(annotation: object) -> object:
+        return annotation if "Array" in str(annotation) else Parameter.empty
+
+    full = signature(found)
+    kept = [each.replace(annotation=shape(each.annotation)) for each in full.parameters.values() if each.name != "self"]
+    text = stringify_signature(
+        full.replace(parameters=kept, return_annotation=shape(full.return_annotation)), unqualified_typehints=True
+    )
+    arguments, _, returned = text.partition(" -> ")
+    return arguments, returned
 
 
 def inside_links(app: Sphinx, docname: str, source: list[str]) -> None:
@@ -137,3 +167,4 @@ def setup(app: Sphinx) -> None:
     app.connect("source-read", inside_links)
     app.connect("missing-reference", names_of_the_module)
     app.connect("autodoc-process-docstring", plain_docstrings, priority=900)
+    app.connect("autodoc-process-signature", shapes)

@@ -45,8 +45,8 @@ ROWS = 20_000
 class Beside(NamedTuple):
     """The authors' release, to be timed in turns with ours."""
 
-    folder: Path  # a checkout
-    python: Path  # an interpreter that has its requirements
+    folder: Path  #: a checkout
+    python: Path  #: an interpreter that has its requirements
 
 
 def bench_run(

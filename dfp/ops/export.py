@@ -32,8 +32,8 @@ PROJECT = "dfp-repro"
 class Point(NamedTuple):
     """Values of one step."""
 
-    step: int  # counted from the start of the offline phase, in both phases
-    time: float  # seconds since 1970
+    step: int  #: counted from the start of the offline phase, in both phases
+    time: float  #: seconds since 1970
     values: dict[str, float]
 
 

@@ -59,9 +59,9 @@ class Rate(NamedTuple):
 class Rates:
     """Seconds per step by what is known of a run, and where they were measured."""
 
-    finished: dict[tuple[str, ...], Rate]  # by (kind of folder, method, task) and by (kind of folder, method)
-    measured: dict[tuple[str, str], Rate]  # cost.csv, by (phase, method)
-    paper: dict[str, Rate]  # Table 9, by method
+    finished: dict[tuple[str, ...], Rate]  #: by (kind of folder, method, task) and by (kind of folder, method)
+    measured: dict[tuple[str, str], Rate]  #: cost.csv, by (phase, method)
+    paper: dict[str, Rate]  #: Table 9, by method
 
     def of(self, folder: str, method: str) -> Rate:
         """The rate of the run in ``folder``, which ``method`` needs: that of the nearest thing that was measured.
@@ -208,11 +208,11 @@ class Line(NamedTuple):
     pretrain: int
     finetune: int
     offline: int
-    jobs: int  # programs that train them
+    jobs: int  #: programs that train them
     hours: float
-    unshared_hours: float  # with a pretraining for every fine-tuning
-    disk_bytes: int  # what the finished runs leave: their final states
-    memory_bytes: int  # main memory of the largest job
+    unshared_hours: float  #: with a pretraining for every fine-tuning
+    disk_bytes: int  #: what the finished runs leave: their final states
+    memory_bytes: int  #: main memory of the largest job
 
 
 class Forecast(NamedTuple):
@@ -220,9 +220,9 @@ class Forecast(NamedTuple):
 
     lines: list[Line]
     total: Line
-    running_bytes: int  # on disk, of the largest unfinished run
-    datasets: dict[str, int]  # rows by name
-    sources: dict[str, int]  # jobs by the source of their rate
+    running_bytes: int  #: on disk, of the largest unfinished run
+    datasets: dict[str, int]  #: rows by name
+    sources: dict[str, int]  #: jobs by the source of their rate
 
 
 def forecast(config: Config, catalogue: Catalogue, results_dir: Path, seeds_per_job: int = 1) -> Forecast:

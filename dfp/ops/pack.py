@@ -27,7 +27,7 @@ class Member(NamedTuple):
 
     spec: RunSpec
     folder: Path
-    start: Path | None  # folder of the pretraining, of a fine-tuning
+    start: Path | None  #: folder of the pretraining, of a fine-tuning
 
     def finished(self) -> bool:
         """Whether its results are there, or could be put back: those of a run that started from ``start``."""

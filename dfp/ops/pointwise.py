@@ -24,9 +24,9 @@ MARKS = {"tanh": "gelu", "rsqrt": "layer norm"}
 class Pass(NamedTuple):
     """One kind of element-wise work on arrays of one shape."""
 
-    kind: str  # a value of MARKS
+    kind: str  #: a value of MARKS
     shape: tuple[int, ...]
-    learnt: bool  # a gradient goes back through it
+    learnt: bool  #: a gradient goes back through it
 
 
 def pointwise_passes(agent: ActorCritic) -> dict[Pass, int]:

@@ -31,16 +31,16 @@ class Run(NamedTuple):
     method: str
     seed: int
     spec: RunSpec
-    folder: str  # relative to the results
-    pretrained: str  # likewise: the offline phase; that of an offline run is the run itself
+    folder: str  #: relative to the results
+    pretrained: str  #: likewise: the offline phase; that of an offline run is the run itself
 
 
 class Plan(NamedTuple):
     """Every run of a configuration."""
 
-    runs: list[Run]  # one per experiment, cell and seed; a run that two experiments need appears twice
-    specs: dict[str, RunSpec]  # of every run and every pretraining, by folder
-    starts: dict[str, str]  # folder of the pretraining, by the folder of the fine-tuning that starts from it
+    runs: list[Run]  #: one per experiment, cell and seed; a run that two experiments need appears twice
+    specs: dict[str, RunSpec]  #: of every run and every pretraining, by folder
+    starts: dict[str, str]  #: folder of the pretraining, by the folder of the fine-tuning that starts from it
 
 
 def folder_of(stage: str, catalogue: Catalogue, task: str, method: str, seed: int) -> str:

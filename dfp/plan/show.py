@@ -18,10 +18,10 @@ from dfp.spec import AgentConfig, ConfigError, RunSpec
 class Setting(NamedTuple):
     """One number of a spec."""
 
-    key: str  # dotted, as in the spec
+    key: str  #: dotted, as in the spec
     value: Any
-    paper: Any  # what config/config.yaml has, if that is something else; none: the same, or not set there
-    source: str  # what it is, and the table, release or choice that it comes from
+    paper: Any  #: what config/config.yaml has, if that is something else; none: the same, or not set there
+    source: str  #: what it is, and the table, release or choice that it comes from
 
 
 def settings(spec: RunSpec, catalogue: Catalogue) -> Iterator[Setting]:

@@ -30,7 +30,7 @@ class Played(NamedTuple):
     """What became of one episode."""
 
     success: bool
-    steps: int  # environment steps
+    steps: int  #: environment steps
     frames: int
 
 

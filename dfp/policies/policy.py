@@ -30,7 +30,7 @@ class Policy:
     spec: RunSpec
     agent: ActorCritic
     state: AgentState
-    step: int  # of its stage, at which the state was saved
+    step: int  #: of its stage, at which the state was saved
 
     def __repr__(self) -> str:
         """One line, without the parameters."""

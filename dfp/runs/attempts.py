@@ -28,18 +28,18 @@ from dfp.spec import NonNegativeInt, PositiveInt
 class Attempt(NamedTuple):
     """One attempt. Times are seconds since 1970; what is not known (yet) is none."""
 
-    number: int  # from 1
+    number: int  #: from 1
     host: str
     pid: int
-    job: str | None  # SLURM's job id
+    job: str | None  #: SLURM's job id
     started: float
-    from_step: int  # of the checkpoint it continued from, 0 without one
+    from_step: int  #: of the checkpoint it continued from, 0 without one
     ended: float | None = None
-    code: int | None = None  # exit code
-    reason: str | None = None  # finished | unfinished | failed: one line | killed
-    step: int | None = None  # the last one that is known of
-    peak_mb: int | None = None  # main memory at its peak, simulators included
-    seconds: float | None = None  # that it took, by a clock that nobody sets; not known of one that was killed
+    code: int | None = None  #: exit code
+    reason: str | None = None  #: ``finished``, ``unfinished``, ``killed`` or ``failed: <one line>``
+    step: int | None = None  #: the last one that is known of
+    peak_mb: int | None = None  #: main memory at its peak, simulators included
+    seconds: float | None = None  #: that it took, by a clock that nobody sets; not known of one that was killed
 
     @property
     def failed(self) -> bool:
@@ -215,10 +215,10 @@ class Progress(BaseModel):
     """What ``progress.json`` says, as far as it is read again."""
 
     step: NonNegativeInt
-    total: PositiveInt  # steps that the attempt was started for
-    attempts: PositiveInt  # number of the attempt that wrote it
+    total: PositiveInt  #: steps that the attempt was started for
+    attempts: PositiveInt  #: number of the attempt that wrote it
     updated: AwareDatetime
-    metrics: list[dict[str, Any]] = []  # evaluations so far
+    metrics: list[dict[str, Any]] = []  #: evaluations so far
 
 
 def read_progress(folder: Path) -> Progress | None:

@@ -32,10 +32,10 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "ogbench", "dm_
 class Evaluation(NamedTuple):
     """Means over the episodes of one evaluation."""
 
-    success_rate: float  # in [0, 1]
+    success_rate: float  #: in [0, 1]
     episodes: int
-    return_mean: float  # undiscounted
-    length_mean: float  # environment steps
+    return_mean: float  #: undiscounted
+    length_mean: float  #: environment steps
 
 
 class RunFolder:

@@ -31,11 +31,11 @@ assert set(EVALUATED) < set(METRIC_TYPES)
 class Value(NamedTuple):
     """One row."""
 
-    step: int  # counted from the start of the offline phase, in both phases
-    phase: str  # offline | online
+    step: int  #: counted from the start of the offline phase, in both phases
+    phase: str  #: offline or online
     name: str
     value: float
-    time: datetime.datetime  # UTC, when the row was written
+    time: datetime.datetime  #: UTC, when the row was written
 
 
 def interval(total: int) -> int:

@@ -31,9 +31,9 @@ RUN_COLUMNS = ["task", "task_title", "method", "label", "color", "seed"]
 class Measured(NamedTuple):
     """The candidates of one policy."""
 
-    q: np.ndarray  # [N] mean over states of the value of the best candidate, the second best, ...
-    q_data: float  # mean value of the data's own chunks at these states
-    spread: float  # standard deviation over a state's candidates, mean over states and coordinates
+    q: np.ndarray  #: [N] mean over states of the value of the best candidate, the second best, ...
+    q_data: float  #: mean value of the data's own chunks at these states
+    spread: float  #: standard deviation over a state's candidates, mean over states and coordinates
 
 
 def measure(

@@ -40,7 +40,7 @@ class Learner(NamedTuple):
     """What an update changes."""
 
     actor: Params
-    anchor: Params  # pi_old
+    anchor: Params  #: pi_old
     optimiser: optax.OptState
 
 

@@ -27,10 +27,10 @@ class DamagedError(DataError):
 class Step(NamedTuple):
     """What one action led to."""
 
-    observation: np.ndarray  # [S] float32, the state after the action
+    observation: np.ndarray  #: [S] float32, the state after the action
     reward: float
-    terminated: bool  # the task itself ended: solved, or lost for good
-    truncated: bool  # the episode cap was reached
+    terminated: bool  #: the task itself ended: solved, or lost for good
+    truncated: bool  #: the episode cap was reached
     success: bool
 
 
@@ -57,7 +57,7 @@ class Environment(Protocol):
 class View(Protocol):
     """An environment and a camera that looks at it."""
 
-    rate: float  # steps per second of the world shown
+    rate: float  #: steps per second of the world shown
 
     @property
     def environment(self) -> Environment: ...
@@ -78,36 +78,36 @@ class Dataset(NamedTuple):
     ``final_observations[k]``, with ``k`` the number of terminals before ``t``.
     """
 
-    observations: np.ndarray  # [N, S] float32, the state before each action
-    actions: np.ndarray  # [N, A] float32, inside (-1, 1)
-    rewards: np.ndarray  # [N] float32
-    masks: np.ndarray  # [N] float32, 0 where the task itself ended (success), else 1
-    terminals: np.ndarray  # [N] bool, the last transition of a stored episode, for whatever reason it ended
-    final_observations: np.ndarray  # [E, S] float32, the state after each terminal transition, in order
+    observations: np.ndarray  #: [N, S] float32, the state before each action
+    actions: np.ndarray  #: [N, A] float32, inside (-1, 1)
+    rewards: np.ndarray  #: [N] float32
+    masks: np.ndarray  #: [N] float32, 0 where the task itself ended (success), else 1
+    terminals: np.ndarray  #: [N] bool, the last transition of a stored episode, for whatever reason it ended
+    final_observations: np.ndarray  #: [E, S] float32, the state after each terminal transition, in order
 
 
 class Origin(NamedTuple):
     """Where the files of a dataset are published, and what they are called here."""
 
-    place: str  # the file or folder; "": published nowhere
-    urls: dict[str, str]  # by the name here, in the order of rotation; an empty one: copied here by hand
+    place: str  #: the file or folder; "": published nowhere
+    urls: dict[str, str]  #: by the name here, in the order of rotation; an empty one: copied here by hand
 
 
 class Recording(NamedTuple):
     """What :meth:`Suite.generate` recorded."""
 
-    names: list[str]  # of the files, in the order of their rotation
-    facts: dict[str, Any]  # further fields of the manifest
+    names: list[str]  #: of the files, in the order of their rotation
+    facts: dict[str, Any]  #: further fields of the manifest
 
 
 class Reproduction(NamedTuple):
     """What became of recorded demonstrations whose actions were played again."""
 
     task: str
-    demonstrations: int  # played
-    recorded: int  # of these, how many succeeded when they were recorded
-    reproduced: int  # of these, how many succeeded again
-    exact: int  # demonstrations whose states came again bit for bit
+    demonstrations: int  #: played
+    recorded: int  #: of these, how many succeeded when they were recorded
+    reproduced: int  #: of these, how many succeeded again
+    exact: int  #: demonstrations whose states came again bit for bit
 
     @property
     def passed(self) -> bool:
@@ -132,12 +132,12 @@ class Suite(Protocol):
     members have a default. Importing the module of a suite loads no simulator; its methods do.
     """
 
-    mirror: ClassVar[str]  # the environment variable that names another server for its files
-    extra: ClassVar[str | None] = None  # the extra of this package that installs its simulator
-    draws_itself: ClassVar[bool] = False  # frames are the environment's own: camera and size cannot be chosen
-    replays: ClassVar[bool] = False  # its files hold what recorded actions need to be played again
-    judges_rewards: ClassVar[bool] = False  # small whole numbers that reading computes and that are worth keeping
-    bytes_per_number: ClassVar[int] = 10  # of a file, per transition and entry of a state; an upper estimate
+    mirror: ClassVar[str]  #: the environment variable that names another server for its files
+    extra: ClassVar[str | None] = None  #: the extra of this package that installs its simulator
+    draws_itself: ClassVar[bool] = False  #: frames are the environment's own: camera and size cannot be chosen
+    replays: ClassVar[bool] = False  #: its files hold what recorded actions need to be played again
+    judges_rewards: ClassVar[bool] = False  #: small whole numbers that reading computes and that are worth keeping
+    bytes_per_number: ClassVar[int] = 10  #: of a file, per transition and entry of a state; an upper estimate
 
     def make_environment(self, task: TaskSpec) -> Environment:
         """See :func:`dfp.tasks.make_environment`."""

@@ -24,17 +24,17 @@ from dfp.tasks.interface import DamagedError, DataError
 class File(Closed):
     """One file of a dataset."""
 
-    name: str = Field(pattern=r"^\w[^/\\]*$")  # beside the manifest
+    name: str = Field(pattern=r"^\w[^/\\]*$")  #: beside the manifest
     bytes: NonNegativeInt
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    rows: PositiveInt  # transitions
+    rows: PositiveInt  #: transitions
 
 
 class Level(Closed):
     """How well one of Robomimic's scripted operators did."""
 
-    demonstrations: int  # in the dataset: every one succeeded
-    attempts: int  # that it took
+    demonstrations: int  #: in the dataset: every one succeeded
+    attempts: int  #: that it took
 
 
 class Manifest(Closed):
@@ -42,14 +42,14 @@ class Manifest(Closed):
 
     dataset: str
     source: Literal["download", "generate"]
-    url: str | None = None  # `download`: the file or folder it came from
-    env_args: dict[str, Any] | None = None  # Robomimic: what the file says of its environment
-    episodes: int | None = None  # `generate`, this and the next four
+    url: str | None = None  #: ``download``: the file or folder it came from
+    env_args: dict[str, Any] | None = None  #: Robomimic: what the file says of its environment
+    episodes: int | None = None  #: ``generate``: this and the next four
     seed: int | None = None
-    plans: int | None = None  # OGBench: plans that the experts carried out
-    plans_reached: int | None = None  # of these, how many left the object at its target
-    levels: dict[str, Level] | None = None  # Robomimic: by operator
-    rows: PositiveInt  # transitions
+    plans: int | None = None  #: OGBench: plans that the experts carried out
+    plans_reached: int | None = None  #: of these, how many left the object at its target
+    levels: dict[str, Level] | None = None  #: Robomimic: by operator
+    rows: PositiveInt  #: transitions
     files: tuple[File, ...] = Field(min_length=1)
     versions: dict[str, str]
 

@@ -83,10 +83,10 @@ def _works(context: str) -> bool:
 class Sight(NamedTuple):
     """The place of a free camera."""
 
-    lookat: tuple[float, float, float]  # metres
-    distance: float  # metres, from there
-    azimuth: float  # degrees
-    elevation: float  # degrees
+    lookat: tuple[float, float, float]  #: metres
+    distance: float  #: metres, from there
+    azimuth: float  #: degrees
+    elevation: float  #: degrees
 
 
 class MuJoCoView:

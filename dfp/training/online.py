@@ -30,8 +30,8 @@ CHECK_S = 2.0  # seconds between looks at the online losses
 class Transition(NamedTuple):
     """One environment step: its first state, its action, its result."""
 
-    observation: np.ndarray  # [S]
-    action: np.ndarray  # [A]
+    observation: np.ndarray  #: [S]
+    action: np.ndarray  #: [A]
     result: Step
 
 

@@ -25,8 +25,8 @@ class Buffer(NamedTuple):
     observation: Float[Array, "P S"]
     action: Float[Array, "P A"]
     reward: Float[Array, " P"]
-    mask: Float[Array, " P"]  # 0 where the task itself ended, else 1
-    final: Int[Array, " P"]  # int32: entry of `final_observation` where an episode ended for any reason, else -1
+    mask: Float[Array, " P"]  #: 0 where the task itself ended, else 1
+    final: Int[Array, " P"]  #: int32: entry of ``final_observation`` where an episode ended for any reason, else -1
     final_observation: Float[Array, "F S"]
 
 
@@ -40,12 +40,12 @@ class Live(NamedTuple):
 class Rows(NamedTuple):
     """New transitions on the host, padded to a fixed number ``n``."""
 
-    observation: np.ndarray  # [n, S]
-    action: np.ndarray  # [n, A]
-    reward: np.ndarray  # [n]
-    mask: np.ndarray  # [n]
-    final: np.ndarray  # [n] int32
-    next_observation: np.ndarray  # [n, S]
+    observation: np.ndarray  #: [n, S]
+    action: np.ndarray  #: [n, A]
+    reward: np.ndarray  #: [n]
+    mask: np.ndarray  #: [n]
+    final: np.ndarray  #: [n] int32
+    next_observation: np.ndarray  #: [n, S]
 
 
 def live_rows(end: Array | int, capacity: int) -> Live:

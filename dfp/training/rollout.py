@@ -85,8 +85,8 @@ class Checked:
 class ChunkResult(NamedTuple):
     """What one chunk did to one episode."""
 
-    observation: np.ndarray  # [S] after the chunk
-    reward: float  # sum over the steps
+    observation: np.ndarray  #: [S] after the chunk
+    reward: float  #: sum over the steps
     steps: int
     success: bool
     done: bool

@@ -32,8 +32,8 @@ class Updated(NamedTuple):
     """What a seed is sent when its updates are made."""
 
     result: tuple[AgentState, Diagnostics]
-    count: int  # updates
-    save: bool  # whether a checkpoint is due: of all at once, so that they are saved at one step
+    count: int  #: updates
+    save: bool  #: whether a checkpoint is due: of all at once, so that they are saved at one step
 
 
 Training = Generator[OfflineLoop, Updated, None]

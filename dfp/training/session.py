@@ -67,10 +67,10 @@ class Options:
     """What may differ between two attempts at one run without changing its result."""
 
     data_dir: Path
-    checkpoint_s: float = 600.0  # seconds between checkpoints
-    deadline: float | None = None  # to be finished or saved by; seconds of time.monotonic, which nobody sets
-    workers: int | None = None  # evaluation processes; none: one per core
-    allow_cpu: bool = False  # train on a CPU however long it takes
+    checkpoint_s: float = 600.0  #: seconds between checkpoints
+    deadline: float | None = None  #: to be finished or saved by; seconds of time.monotonic, which nobody sets
+    workers: int | None = None  #: evaluation processes; none: one per core
+    allow_cpu: bool = False  #: train on a CPU however long it takes
 
 
 def build_agent(spec: RunSpec) -> ActorCritic:

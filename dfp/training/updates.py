@@ -38,9 +38,9 @@ def update(agent: ActorCritic, state: AgentState, batch: Batch, key: Array) -> t
 class Diagnostics(NamedTuple):
     """What was logged since the last record: sums over updates, and the first update with a term that is not finite."""
 
-    count: Array  # [] int32 updates
+    count: Array  #: [] int32 updates
     total: Metrics
-    first_bad: Metrics  # int32, -1: never
+    first_bad: Metrics  #: int32, -1: never
 
     def add(self, metrics: Metrics, step: Array) -> Diagnostics:
         """These sums with the terms of update number ``step`` added."""
@@ -128,10 +128,10 @@ def offline_updates_of_seeds(
 class Span(NamedTuple):
     """The place of new rows in a run."""
 
-    end: Array | int  # rows stored before them
-    count: Array | int  # how many they are
-    first: Array | int  # number of the update that belongs to the first of them
-    skip: Array | int  # how many of them, from the first on, have no update (warm-up)
+    end: Array | int  #: rows stored before them
+    count: Array | int  #: how many they are
+    first: Array | int  #: number of the update that belongs to the first of them
+    skip: Array | int  #: how many of them, from the first on, have no update (warm-up)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3, 4))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from packaging.requirements import Requirement
 from typer.main import get_command
 
 from dfp.__main__ import GROUPS, app
+from dfp.drift import drift_loss
 from dfp.plan.catalogue import load_catalogue
 from dfp.plan.reference import TARGET, config_reference
 
@@ -198,3 +200,17 @@ def test_the_readme_reports_the_study():
     for row in claims.loc[["dfp − mvp"]].itertuples():
         for points in (row.value, row.low, row.high):
             assert re.search(rf"(?<![\d.]){100 * points:.0f}(?![\d.])", text), (row.score, points)
+
+
+def test_the_api_reference_shows_the_shapes_of_arrays():
+    """A signature keeps the annotations of arrays, and a field begins with its own."""
+    pytest.importorskip("sphinx", reason="the group docs is not installed")
+    pages = runpy.run_path(str(ROOT / "docs" / "conf.py"))
+    arguments = (
+        "(samples: ~jaxtyping.Float[Array, 'B G D'], field, weights: ~jaxtyping.Float[Array, 'B D'] | None = None)"
+    )
+    shown = pages["shapes"](None, "function", "dfp.drift.drift_loss", drift_loss, None, "", "")
+    assert shown == (arguments, "~jaxtyping.Float[Array, '']")
+    lines = ["displacement", "", ":type: velocity"]  # as napoleon leaves "velocity: displacement"
+    pages["plain_docstrings"](None, "attribute", "dfp.drift.Field.velocity", None, None, lines)
+    assert lines == ["``Float[Array, 'B G D']``", "", "velocity: displacement", ""]

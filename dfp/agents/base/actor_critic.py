@@ -81,8 +81,8 @@ class AgentState(NamedTuple):
 
     actor: Params
     critic: Params
-    target_critic: Params  # of the part of the critic that has a target
-    anchor: Params | None  # pi_old, an average of the policy, if the method has one
+    target_critic: Params  #: of the part of the critic that has a target
+    anchor: Params | None  #: pi_old, an average of the policy, if the method has one
     optimiser: optax.OptState
 
     def __repr__(self) -> str:
@@ -144,7 +144,7 @@ class ActorCritic(abc.ABC):
     action_size: int
     config: PolicyConfig
 
-    pessimistic: ClassVar[bool] = False  # the value of an ensemble is its minimum, not its mean
+    pessimistic: ClassVar[bool] = False  #: the value of an ensemble is its minimum, not its mean
 
     @property
     def chunk(self) -> int:

@@ -60,7 +60,7 @@ class JointNetwork:
     """
 
     body: nn.Module
-    widths: tuple[int, ...]  # of the inputs, in their order
+    widths: tuple[int, ...]  #: of the inputs, in their order
 
     def init(self, key: Array) -> Any:
         """Fresh parameters."""

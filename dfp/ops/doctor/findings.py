@@ -17,11 +17,11 @@ COLORS: dict[Level, str] = {"ok": "green", "warning": "yellow", "error": "red"}
 class Finding:
     """One thing that was looked at. Only an ``ok`` needs neither a reason nor a remedy."""
 
-    check: str  # which check: versions, simulator, rendering, disk, data, device, slurm, test job
+    check: str  #: which check: versions, simulator, rendering, disk, data, device, slurm, test job
     level: Level
     what: str
-    why: str = ""  # why it matters
-    command: str = ""  # what to type
+    why: str = ""  #: why it matters
+    command: str = ""  #: what to type
 
 
 class Counts(NamedTuple):

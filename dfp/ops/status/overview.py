@@ -26,10 +26,10 @@ class Overview(NamedTuple):
     made: datetime.datetime
     runs: list[RunState]
     lines: list[Line]
-    hours_used: float  # of all attempts, lost work included
-    hours_left: float | None  # none if nothing has run yet that could tell
-    unknown: int  # runs without an estimate, left out of hours_left
-    unit: str  # GPU-hours, CPU-hours, or hours of both
+    hours_used: float  #: of all attempts, lost work included
+    hours_left: float | None  #: none if nothing has run yet that could tell
+    unknown: int  #: runs without an estimate, left out of hours_left
+    unit: str  #: GPU-hours, CPU-hours, or hours of both
 
 
 def overview(results_dir: Path) -> Overview:

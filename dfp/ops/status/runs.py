@@ -28,14 +28,14 @@ TAIL_BYTES = 4096
 class Planned(NamedTuple):
     """A run of ``runs.csv``: one folder, however many cells need it."""
 
-    folder: str  # relative to the results
-    stage: str  # pretrain | finetune | offline
+    folder: str  #: relative to the results
+    stage: str  #: pretrain, finetune or offline
     task: str
-    methods: tuple[str, ...]  # that need it; one, but for a pretraining
+    methods: tuple[str, ...]  #: that need it; one, but for a pretraining
     seed: int
-    total: int  # steps
+    total: int  #: steps
     experiments: tuple[str, ...]
-    after: str | None  # folder of the pretraining that a fine-tuning starts from
+    after: str | None  #: folder of the pretraining that a fine-tuning starts from
 
 
 class RunState(NamedTuple):
@@ -44,15 +44,15 @@ class RunState(NamedTuple):
     planned: Planned
     state: State
     step: int
-    rate: float | None  # steps per second of this attempt, evaluations included
-    eta_s: float | None  # seconds to its end
-    host: str | None  # of the latest attempt
-    job: str | None  # SLURM's id, likewise
+    rate: float | None  #: steps per second of this attempt, evaluations included
+    eta_s: float | None  #: seconds to its end
+    host: str | None  #: of the latest attempt
+    job: str | None  #: SLURM's id, likewise
     attempts: int
-    spent_s: float  # of all attempts
-    device: str | None  # known when it is done
-    note: str  # why it failed, what it waits for
-    values: dict[str, float]  # the last of each that training has measured
+    spent_s: float  #: of all attempts
+    device: str | None  #: known when it is done
+    note: str  #: why it failed, what it waits for
+    values: dict[str, float]  #: the last of each that training has measured
 
 
 def planned_runs(results_dir: Path) -> list[Planned]:

@@ -24,7 +24,7 @@ class Place(NamedTuple):
     """The place of a run folder: ``<results>/<kind>/<task>/<method>/seed<k>``."""
 
     results_dir: Path
-    folder: str  # relative to the results
+    folder: str  #: relative to the results
 
 
 def place_of(folder: Path) -> Place:

@@ -35,7 +35,7 @@ class Claim(NamedTuple):
 
     section: str
     quote: str
-    weights: dict[str, int]  # of the methods' means; their sum is positive if the paper is right
+    weights: dict[str, int]  #: of the methods' means; their sum is positive if the paper is right
     score: str = "last"
 
     @property
@@ -74,7 +74,7 @@ class Choice(NamedTuple):
     question: str
     variant: str
     own: str
-    row: str = ""  # of docs/where-the-paper-is-silent.md
+    row: str = ""  #: of docs/where-the-paper-is-silent.md
 
 
 CHOICES = (

@@ -26,7 +26,7 @@ class Line(NamedTuple):
 
     label: str
     pen: dict[str, Any]
-    points: pd.DataFrame  # x, mean, low, high, n; rates as fractions, NaN bounds for one seed
+    points: pd.DataFrame  #: x, mean, low, high, n; rates as fractions, NaN bounds for one seed
 
 
 def method_pens(methods: pd.DataFrame) -> dict[str, dict[str, Any]]:

@@ -10,12 +10,12 @@ import pandas as pd
 class Evidence(NamedTuple):
     """One finished run behind a cell."""
 
-    folder: str  # below the results
+    folder: str  #: below the results
     task: str
     seed: int
-    digest: str  # of the run's spec
-    offline_share: float  # of the run's steps, in [0, 1]
-    curve: list[tuple[float, float]]  # (share of the run's steps, success rate) of each evaluation, both in [0, 1]
+    digest: str  #: of the run's spec
+    offline_share: float  #: of the run's steps, in [0, 1]
+    curve: list[tuple[float, float]]  #: (share of the run's steps, success rate) of each evaluation, both in [0, 1]
 
     @property
     def success_rate(self) -> float:

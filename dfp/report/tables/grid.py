@@ -22,11 +22,11 @@ class Grid:
     """Rates of one source; each frame is [method, column] in the order of the table. A column is a task or a group."""
 
     mean: pd.DataFrame
-    std: pd.DataFrame  # NaN if there is none: one seed, or a group
-    seeds: pd.DataFrame  # finished runs per cell
-    listed: pd.DataFrame  # runs per cell that the run table lists
-    printed: pd.Series | None = None  # averages [method] that the source prints itself
-    unit: str = "tasks"  # what the columns are
+    std: pd.DataFrame  #: NaN if there is none: one seed, or a group
+    seeds: pd.DataFrame  #: finished runs per cell
+    listed: pd.DataFrame  #: runs per cell that the run table lists
+    printed: pd.Series | None = None  #: averages [method] that the source prints itself
+    unit: str = "tasks"  #: what the columns are
 
     @property
     def empty(self) -> bool:

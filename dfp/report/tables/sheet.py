@@ -20,9 +20,9 @@ class Block:
     """Rows under a title of their own, e.g. what was measured here and what the paper reports."""
 
     title: str
-    heads: list[list[str]]  # [row, head]
-    parts: list[Part]  # a cell's values, e.g. before and after; an arrow is between them
-    evidence: pd.DataFrame | None = None  # the runs behind a cell [row, column], fewer columns than the block maybe
+    heads: list[list[str]]  #: [row, head]
+    parts: list[Part]  #: a cell's values, e.g. before and after; an arrow is between them
+    evidence: pd.DataFrame | None = None  #: the runs behind a cell [row, column], fewer columns than the block maybe
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Sheet:
 
     number: int
     caption: str
-    head: list[str]  # titles of the columns that say what a row is
-    columns: list[tuple[str, str]]  # (group or nothing, title) of the others
+    head: list[str]  #: titles of the columns that say what a row is
+    columns: list[tuple[str, str]]  #: (group or nothing, title) of the others
     blocks: list[Block]
 
 

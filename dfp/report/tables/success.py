@@ -43,11 +43,11 @@ NOT_REPORTED = " The paper reports none of these cells."  # in place of its bloc
 class Form(NamedTuple):
     """How a table of success rates looks: a row per method, a column per task."""
 
-    head: dict[str, str]  # title of a column that says what a row is, and the column of the run table it shows
-    decimals: tuple[int, int] = (1, 0)  # of a mean and of its deviation, as the paper prints them
+    head: dict[str, str]  #: title of a column that says what a row is, and the column of the run table it shows
+    decimals: tuple[int, int] = (1, 0)  #: of a mean and of its deviation, as the paper prints them
     average: bool = True
-    grouped: bool = False  # a column is a group of tasks
-    protocol: str = BOTH_PHASES  # of the paper's numbers
+    grouped: bool = False  #: a column is a group of tasks
+    protocol: str = BOTH_PHASES  #: of the paper's numbers
 
 
 def write_table(number: int, results_dir: Path, partial: bool = False) -> list[Path]:

@@ -21,8 +21,8 @@ class Headline(NamedTuple):
 
     phase: str
     tasks: list[str]
-    labels: dict[str, str]  # by method, in the order of the table
-    summary: pd.DataFrame  # [(method, task)]: mean, std, n over seeds; finished cells only
+    labels: dict[str, str]  #: by method, in the order of the table
+    summary: pd.DataFrame  #: [(method, task)]: mean, std, n over seeds; finished cells only
 
     def cells(self, method: str) -> list[str]:
         """``55.0 ± 7.1 (n=2)`` per task, then the average over the tasks, if none is missing."""

@@ -38,9 +38,9 @@ class Verdict(NamedTuple):
 
     cells: pd.DataFrame
     claims: pd.DataFrame
-    rates: pd.DataFrame  # of our runs: rows of our_rates
-    runs: pd.DataFrame  # the run table
-    here: dict[str, pd.DataFrame]  # the directional claims at another scale than the paper's, by task
+    rates: pd.DataFrame  #: of our runs: rows of our_rates
+    runs: pd.DataFrame  #: the run table
+    here: dict[str, pd.DataFrame]  #: the directional claims at another scale than the paper's, by task
 
 
 def verdict(results_dir: Path, partial: bool) -> Verdict:

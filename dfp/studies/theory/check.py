@@ -11,9 +11,9 @@ class Check(NamedTuple):
     name: str
     equation: str
     relation: Literal["=", "<="]
-    expected: float  # closed form (=) or bound (<=)
+    expected: float  #: closed form (=) or bound (<=)
     measured: float
-    tolerance: float  # absolute
+    tolerance: float  #: absolute
     note: str = ""
 
     @property

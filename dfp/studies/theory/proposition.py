@@ -123,11 +123,11 @@ def top_k_rate() -> Check:
 class Gap(NamedTuple):
     """The bound of Proposition 1 for two sets of positives and a policy."""
 
-    variation: float  # TV between the positives
-    shift: float  # largest |V+ of the one - V+ of the other|
-    shift_bound: float  # L_V TV, Eq. 30
-    loss: float  # |L_drift of the one - L_drift of the other|
-    loss_bound: float  # 2 M L_V TV, Eq. 32
+    variation: float  #: TV between the positives
+    shift: float  #: largest difference of the two ``V+``
+    shift_bound: float  #: L_V TV, Eq. 30
+    loss: float  #: difference of the two losses
+    loss_bound: float  #: 2 M L_V TV, Eq. 32
 
 
 def gap(p: np.ndarray, q: np.ndarray, policy: np.ndarray, bandwidth: float = BANDWIDTH) -> Gap:

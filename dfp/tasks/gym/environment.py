@@ -27,8 +27,8 @@ SUCCESS_KEYS = ("success", "is_success")  # of a step's info; the first that is 
 class Bounds(NamedTuple):
     """Of an action space."""
 
-    low: np.ndarray  # [A] float64
-    high: np.ndarray  # [A] float64, above `low`
+    low: np.ndarray  #: [A] float64
+    high: np.ndarray  #: [A] float64, above ``low``
 
     def expand(self, action: np.ndarray) -> np.ndarray:
         """From [-1, 1] to the environment's own numbers, ``[..., A]``; what lies outside is clipped."""

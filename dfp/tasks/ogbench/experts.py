@@ -46,10 +46,10 @@ def _always(qpos: np.ndarray) -> bool:
 class Expert(NamedTuple):
     """How a ``play`` dataset is recorded."""
 
-    environment: str  # Gymnasium id
-    planners: dict[str, Callable[..., Any]]  # OGBench's planner, by the kind of target that the environment asks for
-    stacking: tuple[float, float] = (0.0, 0.0)  # an episode's probability of cube on cube is uniform between these
-    healthy: Callable[[np.ndarray], bool] = _always  # of each row's qpos; an episode with another row is begun anew
+    environment: str  #: Gymnasium id
+    planners: dict[str, Callable[..., Any]]  #: OGBench's planner, by the kind of target that the environment asks for
+    stacking: tuple[float, float] = (0.0, 0.0)  #: an episode's probability of cube on cube is uniform between these
+    healthy: Callable[[np.ndarray], bool] = _always  #: of each row's qpos; an episode with another row is begun anew
 
 
 _CUBE = {"cube": CubePlanOracle}

@@ -39,11 +39,11 @@ class Operator(NamedTuple):
     """How a scripted operator moves. Speed and tremor are shares of :data:`REACH` per step."""
 
     speed: float
-    tremor: float  # standard deviation of the hand's noise, correlated over some steps
-    detours: float  # needless stops on a way, on average
-    wandering: float  # metres by which such a stop is off the way
-    rests: float  # steps without a movement before a grasp or a release, on average
-    misses: float  # probability of closing the hand above the object first
+    tremor: float  #: standard deviation of the hand's noise, correlated over some steps
+    detours: float  #: needless stops on a way, on average
+    wandering: float  #: metres by which such a stop is off the way
+    rests: float  #: steps without a movement before a grasp or a release, on average
+    misses: float  #: probability of closing the hand above the object first
 
 
 OPERATORS = {

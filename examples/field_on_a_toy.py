@@ -2,8 +2,10 @@
 
     python examples/field_on_a_toy.py field.png
 
+The picture is `field.png` unless you name another file.
+
 The points take gradient steps on the drifting loss (Eq. 4). Each step moves a point along the field (Eq. 3): towards
-the data, and away from the other points. A policy is trained by the same loss, through its network.
+the data, and away from the other points. A policy is trained with the same loss, through its network.
 """
 
 import sys
@@ -49,7 +51,8 @@ def draw(frames, data):
 
 
 if __name__ == "__main__":
+    picture = sys.argv[1] if len(sys.argv) > 1 else "field.png"
     data_key, point_key = jax.random.split(jax.random.key(0))
     data = two_modes(data_key, 200)[None]
     start = 0.3 * jax.random.normal(point_key, (1, 200, 2)) + jnp.array([[[0.0, 0.8]]])
-    draw(list(drift(start, data, max(SHOWN) + 1)), data).savefig(sys.argv[1], dpi=120)
+    draw(list(drift(start, data, max(SHOWN) + 1)), data).savefig(picture, dpi=120)

@@ -1,6 +1,7 @@
 """The example runs, and its points end where the data is."""
 
 import runpy
+import sys
 from pathlib import Path
 
 import jax
@@ -27,4 +28,11 @@ def test_the_points_drift_onto_both_modes_and_are_drawn(tmp_path: Path):
     assert abs(distances.min(axis=1).mean() - MODE_SPREAD) < 0.08
 
     toy["draw"](frames, data).savefig(tmp_path / "field.png")
+    assert (tmp_path / "field.png").stat().st_size > 10_000
+
+
+def test_the_script_needs_no_argument(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [str(EXAMPLE)])
+    runpy.run_path(str(EXAMPLE), run_name="__main__")
     assert (tmp_path / "field.png").stat().st_size > 10_000

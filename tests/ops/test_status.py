@@ -223,7 +223,7 @@ def test_lines_fold_what_waits_and_what_is_done(results):
 
 
 def test_no_run_table_is_named(tmp_path):
-    with pytest.raises(ConfigError, match=r"runs.csv: no such file"):
+    with pytest.raises(ConfigError, match=r"runs.csv: no such file; the workflow and `dfp report runs` write it"):
         overview.overview(tmp_path)
 
 

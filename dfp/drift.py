@@ -1,8 +1,8 @@
-"""The drifting field and its loss: the heart of the paper, readable alone.
+"""The drifting field and its loss. This module can be read without the others.
 
 A policy is a one-pass map ``a = f(eps, s)``. For every state it generates ``G`` samples, and the *drifting field*
 pulls each of them towards positives ``y+`` and pushes it away from negatives ``y-``, the policy's own samples
-(Eq. 3). Training regresses a sample onto where the field would carry it (Eq. 4). Behaviour cloning (Eq. 18) and
+(Eq. 3). Training regresses a sample onto the point to which the field moves it (Eq. 4). Behaviour cloning (Eq. 18) and
 policy improvement (Eq. 16) are this one loss with two sets of positives: the data action, and the top-K
 critic-ranked candidates.
 
@@ -33,7 +33,7 @@ MIN_FORCE = 1e-4
 
 
 class Field(NamedTuple):
-    """Where the field carries each sample. Everything is a constant for differentiation."""
+    """A drifting field at the samples. Everything is a constant for differentiation."""
 
     velocity: Float[Array, "B G D"]  #: displacement of each sample, in units of ``scale``
     scale: Float[Array, ""]  #: length of one unit in action coordinates

@@ -1,4 +1,4 @@
-"""Files: the text of one that a person may have edited, one that is written whole or not at all, rows as text."""
+"""Files: read text that a person may have edited, write a file whole or not at all, write rows as CSV."""
 
 import contextlib
 import csv
@@ -47,7 +47,7 @@ def json_object(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """An error of the system while ``path`` is written names ``path``: not nothing, not a temporary neighbour."""
+    """Make an error of the system while ``path`` is written name ``path``, and not a temporary file."""
     try:
         yield
     except OSError as error:
@@ -58,7 +58,7 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(path: Path, ending: str = "tmp") -> Iterator[Path]:
-    """A temporary neighbour of ``path`` that takes its place once the block has succeeded, and vanishes otherwise.
+    """A temporary file beside ``path`` that replaces it if the block succeeds, and is deleted otherwise.
 
     A full disk or a killed process leaves under ``path`` what was there before.
     """
@@ -79,7 +79,7 @@ def move_into_place(temporary: Path, path: Path) -> None:
 
 
 def write_atomically(path: Path, content: str | bytes) -> Path:
-    """Put ``content`` under ``path``, as :func:`replacing` does; the path."""
+    """Write ``content`` to ``path`` as :func:`replacing` does; return the path."""
     with replacing(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
     return path

@@ -1,4 +1,4 @@
-"""Where the files are that go with the code: the catalogue, the configurations, the workflow.
+"""Paths of the files that come with the code: the catalogue, the configurations, the workflow.
 
 In a checkout they are beside ``dfp/``; a wheel has them inside it, in ``dfp/_shipped/``.
 """

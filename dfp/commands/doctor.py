@@ -1,4 +1,4 @@
-"""``doctor``: look at everything that may go wrong before anything is submitted."""
+"""``doctor``: check the machine before jobs are submitted."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""``ops``: what runs need, take and do, beside the science."""
+"""``ops``: check the machine, plan, watch and export runs, measure speed."""
 
 from dfp.commands import bench, doctor, export, gpu, plan, status
 from dfp.commands.options import group

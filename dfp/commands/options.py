@@ -16,7 +16,7 @@ DEFAULT_CONFIG = Path("config/config.yaml")
 
 
 def _path(text: str) -> Path:
-    """A path as the shell would have made it: of ``--results-dir=~/results`` it leaves the ``~``."""
+    """A path with ``~`` expanded, which the shell does not do in ``--results-dir=~/results``."""
     try:
         return Path(expanded(str(text)))
     except ValueError as error:
@@ -70,7 +70,7 @@ AllowCpuOption = Annotated[bool, typer.Option("--allow-cpu", help="Train on a CP
 
 
 def echo_paths(paths: Iterable[Path]) -> None:
-    """A line per file that was written."""
+    """Print the path of each file that was written."""
     for path in paths:
         typer.echo(path)
 

@@ -79,7 +79,7 @@ def _print(found: "Forecast") -> None:
 
 
 def _chosen(settings: Config, tables: str | None, figures: str | None, tasks: str | None, seeds: str | None) -> Config:
-    """The configuration with what was asked for alone."""
+    """The part of the configuration that the options choose."""
     experiments = settings.experiments
     if tables is not None or figures is not None:
         named = [("--tables", f"table{number}") for number in _listed("--tables", tables)]

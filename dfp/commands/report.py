@@ -1,4 +1,4 @@
-"""``report``: from finished runs to the paper's tables and figures, and what they amount to."""
+"""``report``: tables, figures, statistics and the verdict, from finished runs."""
 
 from pathlib import Path
 from typing import Annotated

@@ -80,7 +80,7 @@ for _stage, _help in STAGES.items():
 def cell(
     config: Path, task: str | None, method: str | None, seed: int | None, stage: str
 ) -> tuple[RunSpec, Path, Path, Path]:
-    """A cell of a configuration: its run, the run's folder, the folder it starts from and the data's."""
+    """The run of a cell, its folder, the folder of its pretraining and the folder of the data."""
     if stage not in STAGES:
         raise ConfigError(f"--stage: '{stage}'; allowed: {', '.join(STAGES)}")
     if task is None or method is None or seed is None:

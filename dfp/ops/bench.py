@@ -1,4 +1,4 @@
-"""How far from the machine's limit: every case beside its floor, both measured in one process and one run.
+"""Times and their floors, the limits of the machine. Both are measured in one process and one run.
 
 The floor of an update, and of choosing a chunk, is the matrix products that the program makes (counted from its
 trace, ``flops.py``) at the rate of a large product on the same device. The full floor of an update adds its GELU and
@@ -118,7 +118,7 @@ def in_turns(*works: Callable[[int], None]) -> tuple[list[float], float]:
 
 
 def _count_for(work: Callable[[int], None], seconds: float) -> int:
-    """Units of ``work`` that take about so long."""
+    """How many units of ``work`` take about that long."""
     work(1)  # compiles
     started = time.perf_counter()
     work(2)
@@ -149,11 +149,11 @@ class OneShard(Shards):
         self._buffer = buffer
 
     def buffer(self, step: int) -> Buffer:
-        """The rows."""
+        """The same rows at every step."""
         return self._buffer
 
     def until_next(self, step: int) -> int:
-        """Far away."""
+        """The rows never change, so the next change is far away."""
         return 1 << 30
 
 
@@ -207,7 +207,7 @@ def bench_simulator(spec: RunSpec, steps: int, episodes: int) -> Iterator[Case]:
 
 
 class Recording(RemoteEnvironment):
-    """An environment that remembers what was done in it, by episode."""
+    """An environment that records the seed and the actions of each episode."""
 
     def __init__(self, task: TaskSpec) -> None:
         super().__init__(task)
@@ -235,7 +235,7 @@ def replay_ms(environment: Environment, seed: int, actions: list[np.ndarray]) ->
 
 
 def untrained(run: RunSpec, folder: Path) -> Path:
-    """A finished offline phase, as far as the online phase looks at it, of a state that was never updated."""
+    """Write what the online phase reads of a finished offline phase, with a state that was never updated."""
     folder.mkdir()
     offline = run.pretraining()
     state = jax.jit(build_agent(offline).init)(jax.random.key(0))
@@ -296,7 +296,7 @@ def changed(spec: RunSpec, quantity: str, value: int) -> RunSpec:
 
 
 def resized(spec: RunSpec, width: int | None = None, depth: int | None = None, batch: int | None = None) -> RunSpec:
-    """The run with other sizes where given."""
+    """The run with the sizes that are given."""
     network = {"width": width or spec.network.width, "depth": depth or spec.network.depth}
     training = {"batch_size": batch or spec.training.batch_size}
     return spec.model_copy(
@@ -318,7 +318,7 @@ def never_evaluated(spec: RunSpec, steps: int, **online: int) -> RunSpec:
 
 
 def offline_phase(spec: RunSpec) -> RunSpec:
-    """What runs offline: the pretraining of a fine-tuning; of a run of offline RL, itself."""
+    """The offline phase of a run: the pretraining of a fine-tuning, or a run of offline RL itself."""
     return spec if spec.online is None else spec.pretraining()
 
 
@@ -348,7 +348,7 @@ def case(
 
 
 def _beside(name: str, floor_ms: float | None, ratio: str, ms: float) -> Case:
-    """A floor and how many times it ``ms`` is. Without a floor there is no ratio."""
+    """A floor, and ``ms`` as a multiple of it. Without a floor there is no ratio."""
     if floor_ms is None:
         return {name: None, ratio: None}
     return {name: round(floor_ms, 4), ratio: round(ms / floor_ms, 3)}

@@ -67,7 +67,7 @@ class Enough(Exception):
 
 
 class Metered(RemoteEnvironment):
-    """An environment that is played for so many seconds after its first :data:`WARM_STEPS`.
+    """An environment that is played for a number of seconds after its first :data:`WARM_STEPS`.
 
     The clock is read where a chunk begins. By then the updates of all steps before it are done, because they decide it.
     """

@@ -128,7 +128,7 @@ def _add_file(crate: ROCrate, path: Path, name: str) -> Any:
 
 
 def _context(crate: ROCrate, identity: str, kind: str, **properties: Any) -> Any:
-    """A thing that is no file: it has a type and properties."""
+    """An entity that is not a file. It has a type and properties."""
     from rocrate.model.contextentity import ContextEntity
 
     return crate.add(ContextEntity(crate, identity, properties={"@type": kind, **properties}))

@@ -37,7 +37,7 @@ PAPER_DEVICE = "the paper's Table 9, its sizes on an RTX 3090, evaluations not c
 # Float32 products on a GPU: a third of the RTX 3090's peak of 35.6e12. An assumption, not a measurement.
 GPU_FLOP_PER_S = 12e12
 CPU_SEED = 1.2  # on a CPU a further seed takes so many times a run alone (docs/performance.md)
-LIKE = "dfp"  # the method whose rate stands for one that nothing has measured
+LIKE = "dfp"  # its rate is used for a method that was not measured
 
 
 class Rate(NamedTuple):
@@ -66,7 +66,7 @@ class Rates:
     def of(self, folder: str, method: str) -> Rate:
         """The rate of the run in ``folder``, which ``method`` needs: that of the nearest thing that was measured.
 
-        Table 9 has no offline updates: there an online step, simulator included, stands for one.
+        Table 9 has no offline updates: an online step, simulator included, is used instead.
         """
         kind, task, name, _ = folder.split("/")
         base = base_method(method)
@@ -131,7 +131,7 @@ def steps(spec: RunSpec) -> int:
 
 
 def hours(spec: RunSpec, rate: Rate) -> float:
-    """Of one run at this rate."""
+    """Hours of one run at this rate."""
     return steps(spec) * rate.seconds / 3600.0
 
 
@@ -146,7 +146,7 @@ _update_flop = functools.cache(update_flop)  # many runs share an agent
 
 
 def hours_each(spec: RunSpec, rate: Rate, seeds: int) -> float:
-    """Of each of ``seeds`` runs in one program."""
+    """Hours of each of ``seeds`` runs that share one program."""
     if seeds == 1:
         return hours(spec, rate)
     together = rate.seconds + (seeds - 1) * further_seed_s(spec, rate)
@@ -162,7 +162,7 @@ def state_bytes(spec: RunSpec) -> int:
 
 @functools.cache
 def _state_bytes(agent: ActorCritic) -> tuple[int, int]:
-    """Of the whole state without pi_old, and of its actor. Tracing a network takes a while, and many runs share it."""
+    """Bytes of the state without pi_old, and of its actor. Cached, because tracing a network is slow."""
     shapes = agent.state_shape()._replace(anchor=None)
     return _bytes(shapes), _bytes(shapes.actor)
 

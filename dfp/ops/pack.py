@@ -30,7 +30,7 @@ class Member(NamedTuple):
     start: Path | None  #: folder of the pretraining, of a fine-tuning
 
     def finished(self) -> bool:
-        """Whether its results are there, or could be put back: those of a run that started from ``start``."""
+        """Whether the results of a run that started from ``start`` are there, or could be put back."""
         start = identity(self.start)
         return problem(self.folder, self.spec.digest(), start) is None or recall(self.folder, self.spec, start)
 
@@ -85,7 +85,7 @@ def run_pack(members: list[Member], options: list[str], threads: int, seeds_per_
 
 
 def exit_code(codes: list[int]) -> int:
-    """Of the pack, from those of its members; a negative one is the signal that killed it."""
+    """Exit code of the pack, from the codes of its members. A negative code is the signal that killed a member."""
     if any(code == UNFINISHED or code < 0 for code in codes):
         return UNFINISHED
     return next((code for code in codes if code), 0)

@@ -75,7 +75,7 @@ class MethodOverride(Closed):
 class MethodEntry(Closed):
     """A row of the tables: an agent, its settings, and where they differ by task.
 
-    A method's key may go on with settings that differ from it, `dfp_K=1` or `dfp_K=1_lambda=0.1`: a variant.
+    A variant is a method's key followed by the settings that differ, such as `dfp_K=1` or `dfp_K=1_lambda=0.1`.
     """
 
     label: str = Field(description="Name in tables and figures.")
@@ -90,7 +90,7 @@ class MethodEntry(Closed):
     agent: dict[str, Any] = Field(description="Agent settings; `name` picks the agent, the rest replaces its defaults.")
     overrides: list[MethodOverride] = Field(default=[], description="Settings that differ by task.")
     variants: dict[str, str] = Field(
-        default={}, description="Symbols that the key of a variant may set, and the agent setting each stands for."
+        default={}, description="Symbols that the key of a variant may set, and the agent setting that each one sets."
     )
 
 
@@ -250,7 +250,7 @@ def parse_config(content: Any, source: str, catalogue: Catalogue | None = None) 
 
 
 def tasks_and_seeds(stage: Stage, config: Config) -> tuple[list[str], list[int]]:
-    """What experiments of a stage choose from; those of offline RL have their own."""
+    """The tasks and seeds that experiments of a stage choose from. Offline RL has its own."""
     source = config if stage == "finetune" else config.offline
     assert source is not None
     return source.tasks, source.seeds

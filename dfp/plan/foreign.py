@@ -1,4 +1,4 @@
-"""A run that is not the one its place in the grid asks for is refused. The digest of the spec in its folder decides.
+"""A run folder is refused if it holds another run than the run table lists there. The digest of the spec decides.
 
 Folders are copied, moved and merged, and a mean over seeds must not join what was trained with different settings.
 ``runs.csv`` has the digest that belongs in every folder, so that the comparison needs no JAX. Only an error, and a run

@@ -46,7 +46,7 @@ def config_reference() -> str:
 
 
 def _files() -> list[str]:
-    """Which file is which, in its own words: the comment that it begins with."""
+    """A table of the files, each with the comment that it begins with."""
     rows = [(f"[`{path.name}`]({path.name})", _opening(read_text(path))) for path in sorted(CATALOGUE.glob("*.yaml"))]
     rows.append(("[`paper/`](paper)", "The numbers that the paper prints, as CSV, in percent."))
     return ["## Files", "", *_table(("file", "what it is"), rows), ""]

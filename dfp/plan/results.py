@@ -1,4 +1,4 @@
-"""Whose results a folder holds: two configurations with one ``results_dir`` would overwrite each other's."""
+"""The configuration of a results folder: two with one ``results_dir`` would overwrite each other's results."""
 
 from __future__ import annotations
 

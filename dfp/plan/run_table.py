@@ -112,7 +112,7 @@ def experiment_runs(results_dir: Path, experiment: str) -> pd.DataFrame:
 
 
 def read_strings(path: Path) -> pd.DataFrame:
-    """A CSV file as it is, every field a string.
+    """A CSV file with every field as a string, unchanged.
 
     `pandas.read_csv` shifts columns if a row is too long and fills a row that is too short; both are damage here.
     """

@@ -27,7 +27,7 @@ QUALITY = 8  # of 10, ffmpeg's variable bit rate
 
 
 class Played(NamedTuple):
-    """What became of one episode."""
+    """The outcome of one episode."""
 
     success: bool
     steps: int  #: environment steps
@@ -116,7 +116,7 @@ def _film(imageio: Any, file: Path, rate: float) -> Iterator[Callable[[np.ndarra
 
 
 def _frames(ffmpeg: Any, file: Path) -> int:
-    """Frames of the film; 0 of what is none: ffmpeg may end early without a word."""
+    """Frames of the film; 0 if it is not a film, because ffmpeg may end early without an error."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="os.fork", category=RuntimeWarning)
         try:
@@ -126,7 +126,7 @@ def _frames(ffmpeg: Any, file: Path) -> int:
 
 
 def _unwritten(file: Path) -> Exception:
-    """Why ffmpeg could not write ``file``, which it does not say: what the system says to writing a little more."""
+    """Why ffmpeg could not write ``file``. ffmpeg does not say, so this tries to write a little more."""
     try:
         with file.open("ab", buffering=0) as stream:
             stream.write(bytes(1 << 16))

@@ -1,4 +1,4 @@
-"""A trained policy for other people's code.
+"""A trained policy for your own code.
 
 import dfp
 policy = dfp.load_policy("results/runs/lift/dfp/seed0")
@@ -62,7 +62,7 @@ class Policy:
 def load_policy(folder: str | Path) -> Policy:
     """The policy of a run: its final state, or its newest checkpoint if the run is not finished.
 
-    It is read, and acts, in 32 bits as it was trained, also where the caller has set ``jax_enable_x64``.
+    It is read and acts in 32 bits, as it was trained, also if the caller has set ``jax_enable_x64``.
 
     Raises:
       ConfigError: no run was started in ``folder``, or another one than the run table there lists.

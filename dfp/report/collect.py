@@ -1,4 +1,4 @@
-"""Run folders in, one tidy table out.
+"""Collect the metrics of all run folders in one tidy table.
 
 ``runs.csv`` lists every run; each run's folder holds its own ``metrics.csv``. A row here is one evaluation of one
 run. Success rates are fractions in [0, 1]; steps are counted over both phases, so online rows go on where the
@@ -84,7 +84,7 @@ def _checked(frame: pd.DataFrame, phase: str, before: int, last: int, path: Path
 
 
 def in_range(metrics: pd.DataFrame) -> list[tuple[str, pd.Series, str]]:
-    """What holds of the numbers of every evaluation, for :func:`~dfp.plan.run_table.require`."""
+    """The conditions on the numbers of every evaluation, for :func:`~dfp.plan.run_table.require`."""
     counts = ("episodes", "length_mean", "wall_s", "env_steps")
     return [
         ("success_rate", metrics.success_rate.between(0.0, 1.0), "a number in [0, 1]"),

@@ -50,7 +50,7 @@ class Attempt(NamedTuple):
 def read_attempts(folder: Path) -> list[Attempt]:
     """The attempts at the run in ``folder``, in order; none if there is no record.
 
-    A line that is no event was torn by a full disk or a killed writer, or is damaged, and is skipped.
+    A line that is not an event is skipped: a full disk or a killed writer may have cut it.
     """
     try:
         lines = (folder / ATTEMPTS).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -181,7 +181,7 @@ def _status(pid: int | None) -> str:
 
 
 def close_killed(attempt: Attempt, progress: Progress | None, last_sign: float, saved: int) -> Attempt:
-    """A killed attempt as far as its traces tell.
+    """The end of a killed attempt, as far as the files of the run show it.
 
     Args:
       progress: of the run; that of an earlier attempt tells nothing of this one.
@@ -204,7 +204,7 @@ def last_sign_of_life(folder: Path) -> float:
 
 
 def spent_s(attempts: list[Attempt], now: float) -> float:
-    """Seconds of all attempts; one without an end goes on until ``now``."""
+    """Seconds of all attempts. An attempt without an end counts until ``now``."""
     return sum(
         max(0.0, (now if one.ended is None else one.ended) - one.started) if one.seconds is None else one.seconds
         for one in attempts
@@ -212,7 +212,7 @@ def spent_s(attempts: list[Attempt], now: float) -> float:
 
 
 class Progress(BaseModel):
-    """What ``progress.json`` says, as far as it is read again."""
+    """The part of ``progress.json`` that is read again."""
 
     step: NonNegativeInt
     total: PositiveInt  #: steps that the attempt was started for

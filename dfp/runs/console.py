@@ -1,4 +1,4 @@
-"""What a run says: one logger, ``dfp``, to the run's ``train.log`` and to the terminal, where a bar shows the step."""
+"""The logger ``dfp`` of a run. It writes to the run's ``train.log`` and to the terminal, with a progress bar."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _speaking: ContextVar[Path | None] = ContextVar("speaking", default=None)  # fol
 
 @contextlib.contextmanager
 def lines_of(folder: Path) -> Iterator[None]:
-    """Of several runs in one process, the one whose lines these are: they go to the console of this run alone."""
+    """Send the lines that are logged here to the console of this run only, one of several in the process."""
     token = _speaking.set(folder)
     try:
         yield
@@ -36,7 +36,7 @@ def lines_of(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lines_on_stderr() -> Iterator[None]:
-    """Show what the logger says while a command works that is no run."""
+    """Show the logger's lines on standard error while a command that is not a run works."""
     handler, level = logging.StreamHandler(), log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -48,7 +48,7 @@ def lines_on_stderr() -> Iterator[None]:
 
 
 class Console:
-    """The handlers of the logger while a run goes on, and its progress. ``total``: steps of its stage."""
+    """The handlers of the logger during a run, and the run's progress. ``total``: steps of its stage."""
 
     def __init__(self, file: Path, title: str, total: int) -> None:
         self._file = file
@@ -128,19 +128,19 @@ def _clock(seconds: float) -> str:
 
 
 class _LogFile(logging.FileHandler):
-    """A log that cannot be written, on a full disk, is no reason to stop training."""
+    """A log file that ignores errors: a full disk must not stop training."""
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Nothing."""
+        """Ignore the error."""
 
     def close(self) -> None:
-        """As of any file, without a word of what could not be written."""
+        """Close the file, and ignore what could not be written."""
         with contextlib.suppress(OSError):
             super().close()
 
 
 def table_console(highlight: bool = True) -> RichConsole:
-    """For tables. In less than 80 columns their cells vanish, so a narrower terminal breaks the lines itself."""
+    """A console for tables. Below 80 columns cells would vanish, so a narrower terminal breaks the lines itself."""
     console = RichConsole(highlight=highlight)
     console.width = max(console.width, 80 if console.is_terminal else 120)
     return console

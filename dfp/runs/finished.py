@@ -29,7 +29,7 @@ def describe(content: bytes) -> dict[str, Any]:
 
 
 def problem(folder: Path, digest: str, start: str | None = None) -> str | None:
-    """Why ``folder`` does not hold the whole results of the run with this digest; None if it does.
+    """Why the results in ``folder`` are not those of a finished run with this digest; None if they are.
 
     Args:
       start: :func:`identity` of what the run should have started from, if it is known.
@@ -101,7 +101,7 @@ def _sha256(path: Path) -> str:
 
 
 def _link(source: Path, target: Path) -> None:
-    """``target`` becomes another name of ``source``, or a copy if the file system has no links."""
+    """Make ``target`` a hard link to ``source``, or a copy if the file system has no links."""
     with replacing(target) as temporary:
         temporary.unlink(missing_ok=True)
         try:

@@ -75,12 +75,12 @@ class RunFolder:
         return kept | self._exceptions()
 
     def _exceptions(self) -> dict[str, Any]:
-        """What can change rounding, for the checkpoint and the manifest; nothing of most runs."""
+        """Settings that can change rounding, for the checkpoint and the manifest. Most runs have none."""
         found = {"companions": sorted(self.companions), "earlier": self.earlier}
         return {name: values for name, values in found.items() if values}
 
     def restore(self, progress: dict[str, Any]) -> None:
-        """Continue from a checkpoint: rows after it are forgotten, they will be made again."""
+        """Continue from a checkpoint: drop the rows after it, which will be made again."""
         self.rows = list(progress["rows"])
         self._earlier_s = progress["wall_s"]
         self.companions = set(progress.get("companions", ()))

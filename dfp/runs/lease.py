@@ -35,7 +35,7 @@ HANDOVER_S = 1800.0  # the owner may be in the middle of an evaluation
 
 
 class Watch:
-    """Sees a file change, and remembers when on this process's own clock."""
+    """Notices when a file changes, by this process's own clock."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -89,7 +89,7 @@ class Lease:
                 self._path.unlink(missing_ok=True)
 
     def confirm(self) -> None:
-        """Before anything is written that an owner alone may write.
+        """Check that this process still owns the run. Called before it writes what only an owner may write.
 
         Raises:
           RunFolderError: another process owns the run.
@@ -118,7 +118,7 @@ class Lease:
         return True
 
     def _remove(self) -> None:
-        """By rename, so that of two processes that find a stale lease only one removes it."""
+        """Remove a stale lease by rename, so that only one of two processes succeeds."""
         grave = self._path.with_name(f".lease.{os.getpid()}")
         try:
             self._path.rename(grave)
@@ -127,7 +127,7 @@ class Lease:
         grave.unlink()
 
     def _ask(self, seen: str) -> None:
-        """Say, again and again, that this job wants the run. Of several that ask the latest gets it."""
+        """Repeat that this job wants the run. If several ask, the latest gets it."""
         claim = read_object(self._claim)
         since = claim.get("since")
         if isinstance(since, int) and since > self._owner["since"]:
@@ -135,7 +135,7 @@ class Lease:
         write_atomically(self._claim, json.dumps(self._owner))
 
     def _watch(self, claim: Watch) -> None:
-        """Renew the lease; see who asks. A claim that nobody renews is no claim."""
+        """Renew the lease, and look for a job that asks. A claim that nobody renews does not count."""
         beat = time.monotonic()
         while not self._stop.wait(WATCH_S):
             with contextlib.suppress(OSError):  # a file server that fails over: the next look tries again
@@ -173,7 +173,7 @@ def _pid_namespace() -> str | None:
 
 
 def _is_dead(owner: dict[str, Any]) -> bool:
-    """Whether the owner is a process of this host that is gone. Of another host or container nobody can tell."""
+    """Whether the owner was a process of this host and is gone. For another host or container this is unknown."""
     pid, here = owner.get("pid"), _pid_namespace()
     if here is None or (owner.get("host"), owner.get("pid_namespace")) != (socket.gethostname(), here):
         return False

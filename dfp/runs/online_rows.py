@@ -69,7 +69,7 @@ class OnlineRows:
         return None
 
     def truncate(self, records: int) -> None:
-        """Forget all but the first ``records``: those that the checkpoint knows."""
+        """Cut the file to the first ``records``, those that the checkpoint covers."""
         if records == 0:
             self._path.unlink(missing_ok=True)
         else:

@@ -1,4 +1,4 @@
-"""What SLURM says, as text in and plain values out. Asking is apart from reading, so that reading can be tested."""
+"""Ask SLURM's commands and parse what they print. Parsing is separate, so that it can be tested."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def jobs(ids: Sequence[str], query: Ask = ask) -> list[dict[str, str]]:
 
 
 def deadline(minutes: float | None) -> float | None:
-    """When to be saved: the given limit, or short of the end of the SLURM allocation, whichever comes first.
+    """When a run must be saved: at the given limit or shortly before the SLURM allocation ends, whichever is first.
 
     In seconds of ``time.monotonic``, so that a clock that is set meanwhile changes nothing.
     """

@@ -62,7 +62,7 @@ class ValueLog:
         self._pending = ""
 
     def start(self, step: int) -> int:
-        """Cut the rows after ``step`` and whatever is no row; the number of damaged lines that went."""
+        """Cut the rows after ``step`` and damaged lines; return the number of damaged lines."""
         text, damaged = HEADER, 0
         for line in _lines(self._path):
             value = _parsed(line)
@@ -74,7 +74,7 @@ class ValueLog:
         return damaged
 
     def add(self, step: int, phase: str, values: Mapping[str, float]) -> None:
-        """Append a row per value. What finds no room on the disk waits for the next time."""
+        """Append a row per value. If the disk is full, the rows wait for the next call."""
         now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
         self._pending += "".join(f"{step},{phase},{name},{float(value)!r},{now}\n" for name, value in values.items())
         content = self._pending.encode()

@@ -1,4 +1,4 @@
-"""Studies of trained runs beyond the paper: what the candidates of the old policy are worth, and how alike they are.
+"""Studies of trained runs beyond the paper: the values and the spread of the candidates of the old policy.
 
 Legend: ``B`` states of the dataset, ``N`` candidates, ``K`` positives, ``D`` coordinates of a flattened chunk.
 """

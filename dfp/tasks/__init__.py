@@ -1,4 +1,4 @@
-"""Environments and datasets behind one interface, whatever suite a task comes from.
+"""Environments and datasets of all suites behind one interface.
 
 Importing this package loads neither JAX nor a simulator; a suite loads its simulator on first use.
 """

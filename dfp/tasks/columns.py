@@ -1,4 +1,4 @@
-"""What every reader demands of a column, whatever its file format: checked after the conversion to float32.
+"""The checks of a column that all readers share, of every file format, after the conversion to float32.
 
 ``place`` is the file and the column, as an error names them.
 """

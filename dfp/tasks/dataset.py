@@ -17,7 +17,7 @@ log = logging.getLogger("dfp")
 
 
 def manifest_path(task: TaskSpec, data: DataSpec, data_dir: Path) -> Path:
-    """Where the dataset's manifest is, or will be. Its folder is a dataset once the manifest exists."""
+    """The path of the dataset's manifest, which may not exist yet. Its folder is a dataset once the manifest exists."""
     folder = task.dataset if data.source == "download" else suite_of(task).generated_folder(task, data)
     return data_dir / data.source / folder / "manifest.json"
 

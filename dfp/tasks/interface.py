@@ -21,7 +21,7 @@ class DataError(DfpError):
 
 
 class DamagedError(DataError):
-    """The file is not a whole file of its format, whatever it should hold."""
+    """The file is damaged: it is not a whole file of its format."""
 
 
 class Step(NamedTuple):
@@ -82,7 +82,7 @@ class Dataset(NamedTuple):
     actions: np.ndarray  #: [N, A] float32, inside (-1, 1)
     rewards: np.ndarray  #: [N] float32
     masks: np.ndarray  #: [N] float32, 0 where the task itself ended (success), else 1
-    terminals: np.ndarray  #: [N] bool, the last transition of a stored episode, for whatever reason it ended
+    terminals: np.ndarray  #: [N] bool, the last transition of a stored episode, for any reason
     final_observations: np.ndarray  #: [E, S] float32, the state after each terminal transition, in order
 
 
@@ -101,7 +101,7 @@ class Recording(NamedTuple):
 
 
 class Reproduction(NamedTuple):
-    """What became of recorded demonstrations whose actions were played again."""
+    """The outcome of playing the actions of recorded demonstrations again."""
 
     task: str
     demonstrations: int  #: played

@@ -121,7 +121,7 @@ def require_recorded(file: Path, entry: File, task: TaskSpec) -> None:
 
 @contextlib.contextmanager
 def naming_damage(file: Path, task: TaskSpec, kind: str, damage: tuple[type[Exception], ...]) -> Iterator[None]:
-    """While ``file`` is read: what is wrong with its bytes becomes one line, and nothing else is taken for that.
+    """While ``file`` is read, turn damage of its bytes into an error of one line. Other errors stay what they are.
 
     Args:
       kind: of file, as the error names it.

@@ -2,7 +2,7 @@
 
 - ``observations`` [R, S]; ``actions`` [R, A];
 - ``rewards`` [R] of each action; ``masks`` [R], 0 where that action ended the task, else 1;
-- ``terminals`` [R], 1 on the last ROW of an episode, whatever ended it, else 0.
+- ``terminals`` [R], 1 on the last ROW of an episode, however it ended, else 0.
 
 The last row of an episode is the state after its last transition and has no successor: 1,001 rows are 1,000
 transitions. Of the last row's other columns only ``terminals`` is used.

@@ -1,4 +1,4 @@
-"""Frames of a task's environment: the only place where an OpenGL context is made, and never by training.
+"""Frames of a task's environment. Only this module makes an OpenGL context, and training never does.
 
 MuJoCo chooses its context when it is imported, by ``MUJOCO_GL``: call :func:`choose_context` before anything of a
 simulator is.
@@ -90,7 +90,7 @@ class Sight(NamedTuple):
 
 
 class MuJoCoView:
-    """MuJoCo's renderer, beside an environment that knows nothing of it."""
+    """MuJoCo's renderer for an environment that does not draw itself."""
 
     rate = DEFAULT_RATE
 

@@ -37,7 +37,7 @@ class OfflineLoop:
         return jax.device_put(found[0])
 
     def block(self) -> None:
-        """A second's worth of updates, at most up to the next evaluation, row of the log or file; then what is due."""
+        """Make about a second of updates, at most up to the next evaluation, log row or file; then do what is due."""
         started = time.monotonic()
         count = min(self._block, self.updates_to_next_stop())
         rows = self.shards.buffer(self.step)
@@ -54,19 +54,19 @@ class OfflineLoop:
         return min(self.shards.until_next(self.step), *stops)
 
     def take(self, result: tuple[AgentState, Diagnostics], count: int) -> None:
-        """Go on with the result of ``count`` updates, if it is finite."""
+        """Accept the result of ``count`` updates, if it is finite."""
         (self.state, self.diagnostics), self.step = result, self.step + count
         self.diagnostics = self.session.check(self.state, self.diagnostics, self.step)
 
     def evaluate_if_due(self) -> None:
-        """After every interval and after the last update."""
+        """Evaluate after every interval and after the last update."""
         interval, steps = self.spec.evaluation.interval, self.spec.training.offline_steps
         if self.step % interval == 0 or self.step == steps:
             self.session.evaluate(self.state, self.step)
 
 
 def next_block(block: int, count: int, seconds: float) -> int:
-    """Updates of the next block: as many as take :data:`DISPATCH_S`, if ``count`` took ``seconds``.
+    """Updates of the next block, which should take :data:`DISPATCH_S`, given that ``count`` took ``seconds``.
 
     At most twice those of this ``block``, since the first one's time is that of the compiler.
     """

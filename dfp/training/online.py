@@ -132,7 +132,7 @@ class OnlineLoop:
         return self.diagnostics.count.is_ready()  # pyright: ignore[reportAttributeAccessIssue] not in JAX's annotations
 
     def _update(self) -> None:
-        """Hand what waits to the device, without waiting for it."""
+        """Dispatch the waiting transitions and their updates to the device, without waiting for the result."""
         if self._waiting:
             self._dispatch()
 
@@ -151,7 +151,7 @@ class OnlineLoop:
         )
 
     def _pack(self) -> Rows:
-        """What waits as padded arrays; also queued for the file."""
+        """The waiting transitions as padded arrays; they are also queued for the file."""
         count, width = self.agent.chunk, self.spec.task.observation_size
         rows = Rows(
             observation=np.zeros((count, width), np.float32),

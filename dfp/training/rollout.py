@@ -229,12 +229,12 @@ class Worker:
         there.close()
 
     def send(self, message: Any) -> None:
-        """Ask the process; :meth:`receive` says if it has ended."""
+        """Send a request to the process. :meth:`receive` reports if it has ended."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self._pipe.send(message)
 
     def receive(self) -> Any:
-        """The answer, which may be an exception: the process's, or that it has ended."""
+        """The answer. It may be an exception, from the process or because the process has ended."""
         try:
             return self._pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -295,7 +295,7 @@ def _serve_slots(task: TaskSpec, pipe: Connection) -> None:
 
 
 def _in_slots(first: Checked, environments: dict[int, Checked], command: str, share: dict[int, Any]) -> Any:
-    """What each slot answers, or the first error; ``environments`` gets what is missing."""
+    """The answer of each slot, or the first error. Missing environments are made and added to ``environments``."""
     answer = {}
     try:
         for slot, argument in share.items():
@@ -311,7 +311,7 @@ def _in_slots(first: Checked, environments: dict[int, Checked], command: str, sh
 
 
 def _made(task: TaskSpec) -> Checked | Exception:
-    """The environment, or why there is none: told to the parent when it asks."""
+    """The environment, or the error that prevented it, which the parent gets when it asks."""
     try:
         return Checked(make_environment(task), task)
     except Exception as error:

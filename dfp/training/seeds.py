@@ -29,7 +29,7 @@ from dfp.training.updates import Diagnostics, offline_updates, offline_updates_o
 
 
 class Updated(NamedTuple):
-    """What a seed is sent when its updates are made."""
+    """The result of a block of updates, which is sent to a seed."""
 
     result: tuple[AgentState, Diagnostics]
     count: int  #: updates
@@ -87,7 +87,7 @@ class Seed:
         self.code = DONE
 
     def advance(self, updated: Updated | None = None) -> None:
-        """To where it needs further updates, or to its end."""
+        """Run until the seed needs updates or has ended."""
         self.loop = None
         with lines_of(self.folder):
             try:

@@ -92,7 +92,7 @@ def device_name() -> str:
 
 
 class Session:
-    """One attempt at a run. Between two looks of :meth:`check` the host knows nothing of the updates."""
+    """One attempt at a run. The host sees the updates only when it calls :meth:`check`."""
 
     def __init__(self, spec: RunSpec, path: Path, options: Options, total: int, start: Path | None = None) -> None:
         """``total``: steps of the stage, gradient steps or environment steps. ``start``: folder of the pretraining."""
@@ -102,7 +102,7 @@ class Session:
         self.interval = interval(total)  # steps between two rows of the value log
         self.values = ValueLog(path)
         self.rows = None if spec.online is None else OnlineRows(path / ONLINE_ROWS, spec.task)
-        self._sums: dict[str, Any] = {}  # of the losses' terms since the last row, at the last look
+        self._sums: dict[str, Any] = {}  # of the losses' terms since the last row, at the last check
         self.folder = RunFolder(path, spec)
         self.checkpoints = Rotation(path, spec.digest())
         self.console = Console(path / TEXT_LOG, f"{spec.stage} {Path(*path.parts[-3:])}", total)
@@ -212,11 +212,11 @@ class Session:
         return self._lease.asked or (self.options.deadline is not None and time.monotonic() >= self.options.deadline)
 
     def checkpoint_is_due(self) -> bool:
-        """By the clock, and at the deadline."""
+        """Whether a checkpoint is due, by the clock or at the deadline."""
         return self.late() or time.monotonic() - self._saved >= self.options.checkpoint_s
 
     def save(self, step: int, state: AgentState, progress: Callable[[], dict[str, int]] = dict) -> None:
-        """A checkpoint of a state that was checked, and of further progress; at the deadline it ends the attempt.
+        """Save a state that was checked, and further progress. At the deadline this ends the attempt.
 
         A full disk ends nothing: the checkpoint before is kept, and the next one is tried soon.
         """
@@ -281,7 +281,7 @@ class Session:
 
     @contextlib.contextmanager
     def simulating(self, what: str) -> Iterator[None]:
-        """Adds where in the run it happened to an error of the simulator."""
+        """Add the run, its seed and ``what`` it was doing to an error of the simulator."""
         try:
             yield
         except SimulatorError as error:

@@ -72,7 +72,7 @@ class TopKPolicyConfig(BestOfNConfig):
 
     @no_type_check  # beartype knows Self only in a class that it decorates itself
     def offline_phase(self) -> Self:
-        """The offline loss imitates the data alone, whatever K, N and lambda are."""
+        """These settings without ``top_k``: the offline loss does not read K, N and lambda."""
         return self.model_copy(update={"top_k": None})
 
 
@@ -210,7 +210,7 @@ class ActorCritic(abc.ABC):
         return EnsembleCritic(self.network.width, self.network.depth, self.network.ensemble_size)
 
     def init_critic(self, key: Array) -> Params:
-        """Fresh critic parameters, whatever the critic loss trains."""
+        """Fresh parameters of everything that the critic loss trains."""
         observation = jnp.zeros((1, self.observation_size))
         action = jnp.zeros((1, self.chunk_size))
         return self.critic_network.init(key, observation, action)

@@ -21,7 +21,7 @@ class FlowPolicyConfig(PolicyConfig):
 
 @dataclasses.dataclass(frozen=True)
 class FlowPolicy(ActorCritic):
-    """Acts by where the flow takes a draw of noise. The method decides how many are drawn and which one is executed."""
+    """An action is the end of the flow from a draw of noise. The method decides how many to draw and which to use."""
 
     config: FlowPolicyConfig
 
@@ -59,5 +59,5 @@ class FlowPolicy(ActorCritic):
         return self.velocity_network.init(key)
 
     def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
-        """Where the flow ends that starts at the noise."""
+        """The point to which the flow takes the noise."""
         return integrate(self.velocity(actor, observation), noise, self.config.flow_steps)

@@ -57,7 +57,7 @@ def advantage_weights(advantage: Float[Array, "*any"], inverse_temperature: floa
 
 @dataclasses.dataclass(frozen=True)
 class StateValue(ActorCritic):
-    """A network ``V(s)`` beside the ensemble: parameters ``{"q": ..., "v": ...}``, of which ``q`` has a target."""
+    """A network ``V(s)`` and the ensemble. Of the parameters ``{"q": ..., "v": ...}``, ``q`` has a target."""
 
     @property
     def value_network(self) -> MLP:

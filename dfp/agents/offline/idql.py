@@ -1,4 +1,4 @@
-"""Implicit diffusion Q-learning (IDQL, Hansen-Estruch et al. 2023): implicit critics beside a cloned diffusion policy.
+"""Implicit diffusion Q-learning (IDQL, Hansen-Estruch et al. 2023): IQL's critics and a diffusion.
 
 The diffusion only clones the data. The critics of ``implicit_q.py`` are trained without its actions. When it acts, the
 target critics choose among samples of the average of the diffusion model.

@@ -127,7 +127,7 @@ class Agent(Deterministic):
         return actor
 
     def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
-        """``pi(s)``, whatever the noise."""
+        """``pi(s)``. The noise has no influence."""
         return jnp.tanh(super().generate(actor, observation, noise))
 
     # -- learning

@@ -1,1 +1,1 @@
-"""What may go wrong, looked at before anything is submitted. A check is a function that returns findings."""
+"""Checks of the machine before jobs are submitted. A check is a function that returns findings."""

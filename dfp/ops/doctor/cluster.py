@@ -17,7 +17,7 @@ CHECKPOINT_MIN = 10.0  # the default of --checkpoint-minutes
 
 
 class Profile(NamedTuple):
-    """What the checks need of a Snakemake profile for SLURM."""
+    """The settings of a Snakemake profile for SLURM that the checks read."""
 
     jobs: int  #: at once
     polling_s: float  #: between two looks at the jobs

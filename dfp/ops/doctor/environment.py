@@ -1,4 +1,4 @@
-"""Versions, simulators, rendering: what the jobs will run with."""
+"""Checks of versions, simulators and rendering."""
 
 from __future__ import annotations
 

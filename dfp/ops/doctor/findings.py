@@ -15,7 +15,7 @@ COLORS: dict[Level, str] = {"ok": "green", "warning": "yellow", "error": "red"}
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at. Only an ``ok`` needs neither a reason nor a remedy."""
+    """The result of one check. Every finding but an ``ok`` has a reason and a remedy."""
 
     check: str  #: which check: versions, simulator, rendering, disk, data, device, slurm, test job
     level: Level
@@ -37,14 +37,14 @@ def count(findings: Iterable[Finding]) -> Counts:
 
 
 def summary(findings: Iterable[Finding]) -> str:
-    """One line for the end."""
+    """One line that sums up the findings."""
     counts = count(findings)._asdict().items()
     said = [f"{count} {name if count != 1 else name.removesuffix('s')}" for name, count in counts if count]
     return ", ".join(said) or "everything is in order"
 
 
 def table(findings: Iterable[Finding]) -> Table:
-    """For a terminal."""
+    """The findings as a table, for a terminal."""
     shown = Table("check", "", "what", "why it matters", "what to type", show_lines=True)
     for one in findings:
         level = Text(one.level, COLORS[one.level])
@@ -53,7 +53,7 @@ def table(findings: Iterable[Finding]) -> Table:
 
 
 def lines(finding: Finding) -> list[str]:
-    """For a pipe or a log: the finding, then its reason and remedy, indented."""
+    """The findings as lines, for a pipe or a log: each with its reason and remedy below, indented."""
     first = f"{finding.level:7} {finding.check}: {finding.what}"
     rest = [f"        why: {finding.why}"] if finding.why else []
     return [first, *rest, *([f"        type: {finding.command}"] if finding.command else [])]

@@ -47,7 +47,7 @@ def sbatch(folder: Path, partition: str | None, options: Sequence[str]) -> list[
 
 
 def check_submission(folder: Path, partition: str | None, options: Sequence[str], wait_s: float) -> list[Finding]:
-    """Submit, wait, read what the job says.
+    """Submit the job, wait for it, and read its log.
 
     Args:
       folder: for the job's log; must be seen by the compute nodes.

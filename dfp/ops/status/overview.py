@@ -1,4 +1,4 @@
-"""What the runs come to together: counts per table and figure, and the time that is used and left."""
+"""All runs together: counts per table and figure, and the time that is used and left."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def experiment_lines(runs: list[RunState]) -> list[Line]:
 
 
 def unit(runs: list[RunState]) -> str:
-    """What an hour of these runs is an hour of, by the devices of those that are done. A run counts as one device."""
+    """The unit of the hours, by the devices of the runs that are done. A run counts as one device."""
     kinds = {"CPU" if run.device.startswith("cpu") else "GPU" for run in runs if run.device}
     return f"{kinds.pop()}-hours" if len(kinds) == 1 else "hours"
 
 
-# From the most alike to the least: what a run's seconds per step are taken from.
+# From the most similar to the least: the runs from which seconds per step are taken.
 _ALIKE: tuple[Callable[[RunState], Hashable], ...] = (
     lambda run: (run.planned.stage, run.planned.task, run.planned.methods),
     lambda run: (run.planned.stage, run.planned.methods),

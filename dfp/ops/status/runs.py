@@ -185,7 +185,7 @@ def counts(states: Iterable[RunState]) -> dict[State, int]:
 
 
 def _finished(planned: Planned, folder: Path, last: Attempt | None) -> RunState:
-    """A run that ended with its metrics. What should lie beside them is damaged if it does not."""
+    """A run that ended with its metrics. Another result that is missing counts as damaged."""
     manifest = read_object(folder / MANIFEST)
     attempts, spent, device = manifest.get("attempts"), manifest.get("spent_s"), manifest.get("device")
     damaged = ""

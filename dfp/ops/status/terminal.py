@@ -59,7 +59,7 @@ NUMERIC = ("step", "speed", "left", "attempts")
 
 
 def tables(view: Overview, everything: bool) -> Group:
-    """For a terminal."""
+    """The overview as tables, for a terminal."""
     summary = Table("needed by", *STATES, "all", title=f"{view.results_dir}  {view.made:%Y-%m-%d %H:%M:%SZ}")
     for column in summary.columns[1:]:
         column.justify = "right"
@@ -80,7 +80,7 @@ def tables(view: Overview, everything: bool) -> Group:
 
 
 def lines(view: Overview, everything: bool) -> Iterator[str]:
-    """For a pipe or a log: a line per experiment, then one per run, its cells separated by tabs."""
+    """The overview as lines, for a pipe or a log: experiments, then runs, with tabs between the cells."""
     for name, found in [*view.lines, ("all runs", counts(view.runs))]:
         yield f"{name}: " + ", ".join(f"{found[state]} {state}" for state in STATES)
     yield hours(view)

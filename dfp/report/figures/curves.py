@@ -129,7 +129,7 @@ def _legend_columns(entries: int, panels: int) -> int:
 
 
 def note(frame: pd.DataFrame) -> str:
-    """What a line and its band are, with the number of seeds."""
+    """The note of a figure: what a line and its band are, with the number of seeds."""
     shared, _ = short_labels(list(frame.label.unique()))
     method = f"{shared}. " if shared else ""
     progress = "" if _finished(frame) else f" ({_progress(frame)})"

@@ -280,7 +280,7 @@ def page(studies: dict[str, Study], tables: dict[str, pd.DataFrame], figures: se
 
 
 def choices(pairs: list[dict[str, Any]]) -> dict[str, str]:
-    """What was measured of :data:`CHOICES` that have numbers, a sentence each, by the question."""
+    """A sentence for each of :data:`CHOICES` that was measured, by its question."""
     by_name = {(row["better"], row["worse"]): row for row in pairs if not np.isnan(row["last_value"])}
     words = {SAME: "the first is better", OPPOSITE: "the first is worse", CANNOT_TELL: "not told apart"}
     found = {choice: by_name.get((choice.variant, choice.own)) for choice in CHOICES}
@@ -307,7 +307,7 @@ def averaging(scores: pd.DataFrame) -> str:
 
 
 def silent_rows(folder: Path) -> dict[str, str]:
-    """What the study says to rows of ``docs/where-the-paper-is-silent.md``, by the row's question."""
+    """What the study found about rows of ``docs/where-the-paper-is-silent.md``, by the row's question."""
     tidy = read_metrics(folder)
     study = Study("study", tidy.loc[tidy.study == "study"])
     told = choices(study.pairs().to_dict("records"))

@@ -90,7 +90,7 @@ def _sheet(numbers: pd.DataFrame, cost: pd.DataFrame, title: str) -> Sheet:
 
 
 def _on(devices: dict[str, str]) -> str:
-    """`on cpu: cpu`, or, where phases ran on different devices, each with its own."""
+    """`on cpu: cpu`, or each phase with its device if they differ."""
     if len(set(devices.values())) == 1:
         return f"on {next(iter(devices.values()))}"
     return "; ".join(f"{name.lower()} on {devices[phase]}" for phase, name in PHASES.items() if phase in devices)

@@ -71,7 +71,7 @@ def saved_hours(runs: pd.DataFrame, hours: pd.Series) -> float:
 
 
 def _counted(folders: set[str], hours: pd.Series) -> tuple[int, int, float]:
-    """Runs, finished ones, and their hours."""
+    """The number of runs, of finished runs, and their hours."""
     return len(folders), len(folders & set(hours.index)), _sum(folders, hours)
 
 

@@ -22,7 +22,7 @@ class Numbers:
     """Blocks of cells by table and phase; what is asked for is all there, or :class:`Missing` says what is not."""
 
     def __init__(self, cells: pd.DataFrame, cost: pd.Series | None) -> None:
-        """``cells``: ``table, phase, task, method, mean, std, n, episodes``, a NaN mean where there is no number.
+        """``cells``: ``table, phase, task, method, mean, std, n, episodes``, a NaN mean if there is no number.
 
         ``cost``: milliseconds by (method, phase), or None.
         """

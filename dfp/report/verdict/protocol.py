@@ -11,7 +11,7 @@ PAPER_SCALE = ""
 
 
 def scale(spec: dict[str, Any], online: bool = True) -> str:
-    """What of a run differs from ``config/paper/protocol.yaml``; :data:`PAPER_SCALE` where nothing does.
+    """What differs between a run and ``config/paper/protocol.yaml``; :data:`PAPER_SCALE` if nothing does.
 
     Steps, network, optimiser, online phase and data source. Not compared: the settings of the method, which are its
     entry's in ``config/methods.yaml``, the seed, and the number of evaluation episodes, which widens the scatter over

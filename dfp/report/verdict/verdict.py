@@ -3,7 +3,7 @@
 A cell **agrees** if the 95 % Welch interval of our mean minus the paper's contains 0, and **differs** if it does
 not. Both deviations count, each at least what counting successes alone makes it, so that five seeds at 100 % are not
 taken for certainty. Agreement is absence of evidence: the interval says how large a difference it leaves open. Where
-the paper prints no deviation (Table 4), ours stands for both. A run that is not at the paper's scale
+the paper prints no deviation (Table 4), ours is used for both sides. A run that is not at the paper's scale
 (:func:`dfp.report.verdict.protocol.scale`) is **other scale**, whatever its result; fewer than :data:`MIN_SEEDS` seeds
 are **too few seeds**; no finished run is **not run**.
 """

@@ -18,6 +18,6 @@ class Check(NamedTuple):
 
     @property
     def holds(self) -> bool:
-        """Whether the measured value is where the statement puts it; never for a value that is not finite."""
+        """Whether the measured value agrees with the statement. A value that is not finite never does."""
         excess = self.measured - self.expected
         return bool((abs(excess) if self.relation == "=" else excess) <= self.tolerance)

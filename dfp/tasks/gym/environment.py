@@ -25,7 +25,7 @@ SUCCESS_KEYS = ("success", "is_success")  # of a step's info; the first that is 
 
 
 class Bounds(NamedTuple):
-    """Of an action space."""
+    """The bounds of an action space."""
 
     low: np.ndarray  #: [A] float64
     high: np.ndarray  #: [A] float64, above ``low``
@@ -103,12 +103,12 @@ class GymnasiumEnvironment:
 
 
 def _copied(observation: Any) -> np.ndarray:
-    """A state that stays as it is: an environment may write the next one into the same array."""
+    """A copy of a state, because an environment may write the next state into the same array."""
     return np.array(observation, np.float32)
 
 
 class OwnView:
-    """What a Gymnasium environment draws itself."""
+    """A view whose frames the Gymnasium environment draws."""
 
     def __init__(self, task: TaskSpec) -> None:
         self.environment = make_environment(task, render_mode="rgb_array")

@@ -3,7 +3,7 @@
 The settings are those of OGBench's generator of its ``play`` sets: an expert does one random thing after another (a
 cube to a random place, a button, the drawer, the window), along plans with temporally correlated noise and without
 random actions, for 1,000 steps an episode. The rows are a function of (dataset, seed, episode) and of the simulator's
-version alone: episode k is the same whatever the number of processes, of episodes or of interruptions.
+version alone: episode k does not depend on the number of processes, episodes or interruptions.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether recorded demonstrations succeed again here: the test of an installation, before days are spent on it."""
+"""Play recorded demonstrations again, to test an installation before long runs."""
 
 from __future__ import annotations
 

@@ -204,7 +204,7 @@ class RobomimicEnvironment:
         """The current state, [S] float32.
 
         An object's pose in the gripper's frame (can, square) is computed from where the object was at the look before:
-        this is how robosuite fills its observation cache. At an episode's first look it is zero, and so it stands in
+        this is how robosuite fills its observation cache. At an episode's first look it is zero, and so it is in
         the published files. As the authors' release does, an environment looks twice.
         """
         return np.concatenate(list(self.observations().values())).astype(np.float32)

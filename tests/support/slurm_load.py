@@ -76,7 +76,7 @@ def main() -> str:
             cut = controller.poll() is None
             elapsed = time.monotonic() - started
             if cut:
-                controller.kill()  # not by SIGTERM: Snakemake 9.27 may then wait for itself for ever
+                controller.kill()  # not by SIGTERM: Snakemake 9.27 may then wait for itself forever
                 controller.wait()
                 while cluster.call("squeue", "--noheader").strip():  # what was submitted goes on
                     time.sleep(1.0)

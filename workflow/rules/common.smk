@@ -1,4 +1,4 @@
-# What the rules know of the runs. Everything here is computed from the configuration, once.
+# The runs as the rules see them. Everything here is computed once, from the configuration.
 import gc
 import hashlib
 import re
@@ -91,7 +91,7 @@ TARGETS = [
     for name in SETTINGS.experiments
     for suffix in SUFFIXES[CATALOGUE.experiments[name].kind]
 ] + [f"{RESULTS}/metrics.csv"]
-# What the results amount to, and its Markdown files as pages of the report.
+# What was found, and its Markdown files as pages of the report.
 FINDINGS = ["statistics", "verdict", "provenance"]
 PAGES = [*FINDINGS, "summary"]
 TARGETS += [f"{RESULTS}/{name}.csv" for name in FINDINGS]
@@ -128,7 +128,7 @@ def known(entries, key, what):
     return entries[key]
 
 
-# What the folder of a run is made of.
+# The values that the parts of a run's folder can have.
 CELLS = {
     what: {Path(folder).parts[place].removeprefix("seed") for folder in PLAN.specs}
     for what, place in (("task", 1), ("method", 2), ("seed", 3))

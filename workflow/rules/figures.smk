@@ -77,7 +77,7 @@ rule figure:
         " 2>&1 | tee {log:q}"
 
 
-# Beyond the paper. On a CPU always: a GPU may multiply in less than the 24 bits that the checks' tolerances suppose.
+# Studies beyond the paper. They run on a CPU, because the tolerances of the checks suppose products of 24 bits.
 rule theory:
     output:
         csv=report(

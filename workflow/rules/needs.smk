@@ -1,4 +1,4 @@
-# What a job needs, by rule: the one place. Cores are the profile's (`set-threads`), since a laptop has other ones.
+# Memory and time of a job, by rule. Cores are in the profile (`set-threads`), because they depend on the machine.
 #   memory  host memory, MB, of one run. Measured by tests/support/job_memory.py, DFP at the paper's sizes with four evaluation
 #           processes, on a CPU, where the rows that a GPU would hold count too: pretrain 4,874 (cube-triple) and 4,167
 #           (cube-quadruple), finetune 5,429 and 4,429. The rest is for CUDA's host side, which was not measured.

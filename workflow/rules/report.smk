@@ -1,4 +1,4 @@
-# What the results amount to. Everything here reads run folders, none of it trains.
+# Statistics, verdict, provenance, summary and report. These rules read run folders and train nothing.
 localrules:
     statistics,
     verdict,

@@ -86,7 +86,7 @@ def check_accounting(config: Mapping[str, str], profile: Profile, sacct: bool) -
             "slurm",
             "error",
             f"accounting is off, and the profile asks sacct (slurm-status-command: {profile.status_command})",
-            "sacct knows no job then: Snakemake waits for ever for jobs that are done",
+            "sacct knows no job then: Snakemake waits forever for jobs that are done",
             "slurm-status-command: squeue    # in the profile",
         )
     ]
@@ -123,7 +123,7 @@ def check_preemption(
             "slurm",
             "warning",
             f"PreemptMode of {name} is {mode}",
-            "a preempted job is cancelled: Snakemake may wait for it for ever, or count it as failed",
+            "a preempted job is cancelled: Snakemake may wait for it forever, or count it as failed",
             "use a partition or QOS that is not preempted, or ask the site for PreemptMode=REQUEUE",
         )
         for name, mode in modes.items()
@@ -177,7 +177,7 @@ def check_partition(partitions: Sequence[Mapping[str, str]], wanted: str | None)
     for one in _used(partitions, wanted):
         name, limit = one["PartitionName"], one.get("MaxTime", "UNLIMITED")
         if one.get("State", "UP") != "UP":
-            why = "jobs wait for ever"
+            why = "jobs wait forever"
             findings.append(Finding("slurm", "error", f"partition {name} is {one['State']}", why, "sinfo -s"))
         if slurm.minutes(limit) < needed:
             findings.append(

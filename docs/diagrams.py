@@ -6,6 +6,7 @@ and ``docs/house.svg`` from the import statements below ``dfp/``. ``tests/workfl
 
 import ast
 import graphlib
+import itertools
 import re
 import subprocess
 import sys
@@ -67,11 +68,31 @@ def reduced(graph: Graph) -> Graph:
     }
 
 
-def places(graph: Graph) -> dict[str, tuple[float, float]]:
-    """Column and row of each node: a row above all that it needs, beside its neighbours in the rows around."""
+def ranks(graph: Graph) -> dict[str, int]:
+    """The row of each node: above all that it needs."""
     rank: dict[str, int] = {}
     for name in graphlib.TopologicalSorter(graph).static_order():
         rank[name] = 1 + max((rank[needed] for needed in graph[name]), default=-1)
+    return rank
+
+
+def bent(graph: Graph) -> Graph:
+    """The graph with bends: an arrow over several rows has a place of its own in each, so that it crosses no box.
+
+    The arrows from one node share their bends, which are named after the node and the row: ``runs 1``.
+    """
+    rank, result = ranks(graph), {name: set[str]() for name in graph}
+    for name, needs in graph.items():
+        for needed in needs:
+            way = [needed, *(f"{needed} {row}" for row in range(rank[needed] + 1, rank[name])), name]
+            for below, above in itertools.pairwise(way):
+                result.setdefault(above, set()).add(below)
+    return result
+
+
+def places(graph: Graph) -> dict[str, tuple[float, float]]:
+    """Column and row of each node, beside its neighbours in the rows around."""
+    rank = ranks(graph)
     rows = [sorted(name for name in graph if rank[name] == number) for number in range(max(rank.values()) + 1)]
     column = {name: index - (len(row) - 1) / 2 for row in rows for index, name in enumerate(row)}
     users = {name: {user for user in graph if name in graph[user]} for name in graph}
@@ -92,7 +113,8 @@ def border(middle: tuple[float, float], other: tuple[float, float], half: tuple[
 
 def draw(graph: Graph, path: Path) -> Path:
     """Boxes in rows, and an arrow from each to what uses it."""
-    graph = reduced(graph)
+    names = sorted(graph)
+    graph = bent(reduced(graph))
     place = places(graph)
     columns, heights = zip(*place.values(), strict=True)
     size = ((max(columns) - min(columns) + 1) * COLUMN, (max(heights) + 1) * ROW)
@@ -101,18 +123,20 @@ def draw(graph: Graph, path: Path) -> Path:
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set(xlim=(min(columns) - 0.5, max(columns) + 0.5), ylim=(-0.5, max(heights) + 0.5))
         axes.axis("off")
-        half = {}  # half the width and height of each box
-        for name, (x, y) in sorted(place.items()):
+        half = dict.fromkeys(graph, (0.0, 0.0))  # half the width and height of each box; a bend has none
+        for name in names:
             box = {"boxstyle": "round,pad=0.45", "facecolor": "#e8f0f8", "edgecolor": "#2b5d8c", "linewidth": 1.1}
-            text = axes.text(x, y, name, ha="center", va="center", color="#1d1d1d", bbox=box, zorder=2)
+            text = axes.text(*place[name], name, ha="center", va="center", color="#1d1d1d", bbox=box, zorder=2)
             figure.draw_without_rendering()  # gives the box its size
             extent = text.get_bbox_patch().get_window_extent().transformed(axes.transData.inverted())
             half[name] = (extent.width / 2, extent.height / 2)
         for name, needs in sorted(graph.items()):
             for needed in sorted(needs):
                 ends = border(place[name], place[needed], half[name]), border(place[needed], place[name], half[needed])
-                arrow = {"arrowstyle": "-|>", "color": "#8a8a8a", "linewidth": 1.1, "shrinkA": 0, "shrinkB": 2}
-                axes.annotate("", *ends, arrowprops=arrow, zorder=1)
+                head = {"arrowstyle": "-|>", "shrinkB": 2} if name in names else {"arrowstyle": "-", "shrinkB": 0}
+                axes.annotate(
+                    "", *ends, arrowprops={"color": "#8a8a8a", "linewidth": 1.1, "shrinkA": 0, **head}, zorder=1
+                )
         figure.savefig(path, metadata={"Date": None, "Creator": None}, facecolor="white")
     return path
 

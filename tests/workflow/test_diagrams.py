@@ -22,6 +22,15 @@ def test_a_box_is_above_what_it_needs_and_no_two_share_a_place():
     assert len(set(place.values())) == 4
 
 
+def test_an_arrow_over_several_rows_has_a_place_of_its_own_in_each():
+    """Without it the arrow from d to a would run behind b, and look like one from b."""
+    graph = diagrams.bent({"c": set(), "b": {"c"}, "a": {"b", "d"}, "d": set()})
+    assert graph == {"c": set(), "b": {"c"}, "a": {"b", "d 1"}, "d 1": {"d"}, "d": set()}
+    place = diagrams.places(graph)
+    assert place["d 1"][1] == place["b"][1] == 1
+    assert place["d 1"][0] != place["b"][0]
+
+
 def test_an_arrow_ends_at_the_border_of_its_box():
     assert diagrams.border((0.0, 0.0), (2.0, 2.0), (0.5, 0.25)) == (0.25, 0.25)  # through the top
     assert diagrams.border((0.0, 0.0), (-4.0, 1.0), (0.5, 0.25)) == (-0.5, 0.125)  # through the left

@@ -12,15 +12,15 @@ from jaxtyping import Float
 class Batch(NamedTuple):
     """Chunks of ``H`` consecutive transitions."""
 
-    observation: Float[Array, "B S"]  #: s
+    observation: Float[Array, "B S"]  #: the state ``s``
     action: Float[Array, "B D"]  #: the chunk, ``D = H * A``, row-major
     valid: Float[Array, "B H"]  #: 1 until the first episode end inside the chunk has passed
     return_: Float[Array, " B"]  #: ``sum_{j<H} gamma^j r_j``
     discount: Float[Array, " B"]  #: ``gamma^H min_j mask_j``
-    next_observation: Float[Array, "B S"]  #: s' after the last step of the chunk
+    next_observation: Float[Array, "B S"]  #: the state ``s'`` after the last step of the chunk
     # Only for an agent that `reads_next_action`, else None:
     next_action: Float[Array, "B D"] | None = None  #: the chunk that follows it in the data
-    next_valid: Float[Array, "B H"] | None = None  #: 0 from the first step on that no longer belongs to its episode
+    next_valid: Float[Array, "B H"] | None = None  #: 1 up to the end of the episode, then 0
 
     @property
     def size(self) -> int:

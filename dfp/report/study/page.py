@@ -264,7 +264,6 @@ def page(studies: dict[str, Study], tables: dict[str, pd.DataFrame], figures: se
         lift=[row for row in rows["study-lift-methods"] if row["n"]],
         lift_claims=[row for row in rows["study-lift-claims"] if row["direction"] != TOO_FEW],
         equality=[row for row in rows["equality"] if row["n"]],
-        findings=tables["equality"].query("finding != @TOO_FEW").finding.value_counts().to_dict(),
         missing={name: part.missing() for name, part in studies.items()},
         figures=figures,
         runs=len(origin),

@@ -45,14 +45,18 @@ def test_nothing_is_known_to_follow_the_newest_row():
     np.testing.assert_array_equal(batch.next_valid, [[1], [0]])
 
 
-def test_the_next_action_comes_with_the_same_rows_and_only_where_asked_for():
+@pytest.mark.parametrize("chunk", [1, 2])
+def test_the_next_action_comes_with_the_same_rows_and_only_where_asked_for(chunk):
     buffer, live, key = make_buffer(dataset(), 5), live_rows(5, 5), jax.random.key(0)
-    without = sample_chunks(buffer, live, key, 64, 1, GAMMA)
-    asked = sample_chunks(buffer, live, key, 64, 1, GAMMA, next_action=True)
+    without = sample_chunks(buffer, live, key, 64, chunk, GAMMA)
+    asked = sample_chunks(buffer, live, key, 64, chunk, GAMMA, next_action=True)
     assert without.next_action is None
     assert without.next_valid is None
     jax.tree.map(np.testing.assert_array_equal, without, asked._replace(next_action=None, next_valid=None))
     assert [module for module in SETTINGS if small(module).reads_next_action] == [rebrac]
+    # Row 0 is in state 0. Row number `chunk` is the first one after its chunk: its action is chunk / 10.
+    (first,) = np.unique(asked.next_action[asked.observation[:, 0] == 0, 0])  # pyright: ignore
+    np.testing.assert_allclose(first, chunk / 10)
 
 
 # --------------------------------------------------------------------------- all four

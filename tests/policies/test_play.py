@@ -54,6 +54,21 @@ def test_an_evaluation_is_a_function_of_its_seed(policy):
     assert not np.array_equal(chunks, others)
     assert evaluate.episode_seeds(3, 1) != evaluate.episode_seeds(4, 1)
     assert evaluate.episode_seeds(3, 2) == evaluate.episode_seeds(3, 4)[:2]
+    assert len({*evaluate.episode_seeds(3, 4), *evaluate.episode_seeds(4, 4)}) == 8
+
+
+def test_every_chunk_of_an_evaluation_has_noise_of_its_own(policy):
+    """In one state: the first two chunks of two episodes, of two seeds."""
+    states, episodes, numbers = np.zeros((4, 2), np.float32), np.array([0, 0, 1, 1]), np.array([0, 1, 0, 1])
+    chunks = [chunk.tobytes() for seed in (3, 4) for chunk in evaluate.player(policy, seed)(states, episodes, numbers)]
+    assert len(set(chunks)) == 8
+
+
+def test_a_success_is_not_lost_by_rounding(policy):
+    """0.29 of 100 episodes is 28.999..., that is 29 of them."""
+    assert 0.29 * 100 < 29
+    found = Evaluation(success_rate=0.29, episodes=100, return_mean=0.0, length_mean=1.0)
+    assert "95 % Wilson interval 21.0% to 38.5%" in evaluate.summary(policy, found, 3)
 
 
 def test_a_summary_says_what_was_measured(policy):

@@ -81,6 +81,15 @@ def test_nothing_is_unpickled(tmp_path):
         load(path, STATE, "d")
 
 
+def test_a_write_that_fails_leaves_the_checkpoint_before(tmp_path, monkeypatch):
+    path = tmp_path / "c.npz"
+    save(path, STATE, "d", {"step": 1})
+    monkeypatch.setattr(os, "replace", None)  # a write in the place of the file would not need it
+    with pytest.raises(TypeError):
+        save(path, STATE, "d", {"step": 2})
+    assert load(path, STATE, "d")[1]["step"] == 1
+
+
 def test_two_rotate_and_a_damaged_one_falls_back(tmp_path):
     rotation = Rotation(tmp_path, "d")
     for step in (1, 2, 3):

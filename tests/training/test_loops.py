@@ -98,9 +98,10 @@ class Clocked:
 
 
 @contextlib.contextmanager
-def online_loop(folder: Path, environment: Clocked, steps: int):
-    """The loop of an attempt at a fine-tuning of so many steps, without updates."""
-    spec = make_spec("dfp-no-topk", online={"steps": steps, "warmup_steps": 33, "buffer_capacity": 1100})
+def online_loop(folder: Path, environment: Clocked, steps: int, warmup: int = 33, **changes):
+    """The loop of an attempt at a fine-tuning of so many steps; without updates, if they are fewer than the warm-up."""
+    online = {"steps": steps, "warmup_steps": warmup, "buffer_capacity": 1100}
+    spec = make_spec("dfp-no-topk", online=online, **changes)
     state = jax.jit(build_agent(spec).init)(jax.random.key(0))._replace(anchor=None)
     save(folder / FINAL_STATE, state, spec.pretraining().digest(), {"step": 40})
     with Session(spec, folder / "run", options(), steps, folder) as session:
@@ -137,6 +138,30 @@ def test_the_online_phase_ends_at_its_last_step_in_the_middle_of_a_chunk(tmp_pat
     with online_loop(tmp_path, Clocked(length=100), steps=7) as loop:
         loop.episode()
     assert (loop.step, evaluated) == (7, [7])
+
+
+def test_an_evaluation_is_of_the_policy_that_every_step_so_far_has_updated(tmp_path, monkeypatch):
+    """Of steps 4 and 8, in the middle of chunks of five; rows of the log come after steps 9, 18, ... of 450."""
+    updates = []
+    count = lambda state: int(jax.tree.leaves(state.optimiser)[0])  # noqa: E731
+    monkeypatch.setattr(OnlineLoop, "_device_is_idle", lambda self: False)
+    monkeypatch.setattr(Session, "evaluate", lambda self, state, step: updates.append((step, count(state))))
+    evaluation = {"interval": 4, "episodes": 1}
+    with online_loop(tmp_path, Clocked(length=8), steps=450, warmup=1, evaluation=evaluation) as loop:
+        loop.episode()
+    assert updates == [(4, 3), (8, 7)]
+
+
+def test_a_run_that_begins_again_keeps_no_rows_of_the_one_before(tmp_path):
+    """Its checkpoints were refused, so they know nothing of the file."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "online_rows.bin").write_bytes(bytes(1000))
+    with online_loop(tmp_path, Clocked(length=3), steps=20) as loop:
+        loop.episode()
+        loop._update()
+        kept = loop._progress()
+        assert kept["records"] == 3 + 1
+        assert loop.rows.problem(kept["records"], kept["checksum"]) is None
 
 
 def test_a_chunk_of_updates_in_one_dispatch_is_the_serial_loop():
@@ -195,3 +220,28 @@ def test_shards_follow_each_other_by_step_and_the_last_one_is_kept():
     assert [shards.until_next(number - 1) for number in (1, 9, 10)] == [9, 1, 10]
     # The 40th and last offline update draws from file 4 % 3 = 1, which alone goes online.
     np.testing.assert_array_equal(shards.at_switch().observations, random_dataset(task, 1).observations)
+
+
+def test_a_block_of_updates_ends_where_its_file_ends_or_an_evaluation_is_due(tmp_path, monkeypatch):
+    """40 updates in blocks as long as can be. The file changes before updates 9, 19, 29 and 39, counted from 0."""
+    task = make_spec().task.model_copy(update={"shards": 3, "shard_interval": 10})
+    spec = make_spec(task=task, evaluation={"interval": 25, "episodes": 1}).pretraining()
+    firsts = {float(np.float32(random_dataset(task, shard).observations[0, 0])): shard for shard in range(3)}
+    blocks = []
+
+    def noted(agent, state, diagnostics, rows, key, first, count):
+        blocks.append((firsts[float(rows.observation[0, 0])], first, count))
+        return state, diagnostics
+
+    monkeypatch.setattr(offline, "offline_updates", noted)
+    monkeypatch.setattr(offline, "next_block", lambda *_: 100)
+    monkeypatch.setattr(Session, "evaluate", lambda self, state, step: blocks.append(f"evaluation at {step}"))
+    with Session(spec, tmp_path / "run", options(), 40) as session, offline.Shards(spec, tmp_path) as shards:
+        session.interval = 1000
+        loop = offline.OfflineLoop(session, shards)
+        loop._block = 100
+        while loop.step < 40:
+            loop.block()
+    assert blocks == [
+        (0, 0, 9), (1, 9, 10), (2, 19, 6), "evaluation at 25", (2, 25, 4), (0, 29, 10), (1, 39, 1), "evaluation at 40",
+    ]  # fmt: skip

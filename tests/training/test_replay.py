@@ -126,22 +126,29 @@ def test_rows_beyond_the_count_are_left_out():
         np.testing.assert_array_equal(old, new)
 
 
-def test_a_restart_rebuilds_the_ring(tmp_path):
-    """Appending row by row and rebuilding from the file give the same buffer, wrapped or not."""
+@pytest.mark.parametrize("count", [2, 7, 12])
+def test_a_restart_rebuilds_the_ring(tmp_path, count):
+    """Appending row by row and rebuilding from the file give the same buffer of nine places.
+
+    After two online rows there is room left. Seven overwrite offline rows, and twelve overwrite online ones too.
+    """
     task = load_catalogue().tasks["cube-single-task2"].spec.model_copy(update={"observation_size": 1, "action_size": 1})
     file = OnlineRows(tmp_path / "rows.bin", task)
     file.truncate(0)
     physical, end, finals = 9, 5, 2
     buffer = make_buffer(dataset(), physical, file)
-    for state, last in [(100, False), (101, True), (200, False), (201, False), (202, False), (203, True), (300, True)]:
+    episodes = [(100, False), (101, True), (200, False), (201, False), (202, False), (203, True), (300, True)]
+    episodes += [(400, False), (401, False), (402, True), (500, False), (501, False)]
+    for state, last in episodes[:count]:
         final = np.array([state + 1.0]) if last else None
         file.add(np.array([state]), np.array([0.0]), 0.0, 1.0, final)
         buffer = append(buffer, rows([(state, finals if last else -1)]), jnp.int32(end), jnp.int32(1))
         end, finals = end + 1, finals + last
-    assert file.flush() == 7 + 3
+    records = file.flush()
+    assert records == count + finals - 2
     again = OnlineRows(tmp_path / "rows.bin", task)
-    again.truncate(10)
-    assert again.episodes == 3
+    again.truncate(records)
+    assert again.episodes == finals - 2
     rebuilt = make_buffer(dataset(), physical, again)
     live = live_rows(end, 6)
     numbers = np.arange(int(live.end - live.size), int(live.end)) % physical
@@ -159,6 +166,14 @@ def test_records_after_the_checkpoint_are_forgotten(tmp_path):
     file.truncate(2)
     np.testing.assert_array_equal(file.read()["observation"][:, 0], [0, 1])
     assert file.episodes == 0
+    # What is made instead comes after those that are left; and a run that begins again leaves none.
+    for kept, states in ((2, [0, 1, 9]), (0, [9])):
+        file.truncate(kept)
+        file.add(np.full(28, 9), np.zeros(5), -1.0, 1.0, None)
+        assert file.flush() == len(states)
+        np.testing.assert_array_equal(file.read()["observation"][:, 0], states)
+        assert file.problem(len(states), file.checksum) is None
+        assert (tmp_path / "rows.bin").stat().st_size == len(states) * 36 * 4
 
 
 def test_room_for_finished_episodes_grows():

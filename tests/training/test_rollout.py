@@ -74,7 +74,7 @@ def test_evaluation_does_not_depend_on_the_number_of_workers():
 def test_an_evaluation_of_more_episodes_than_slots(monkeypatch):
     """25 episodes in 10 slots. That of seed s has the states 100 s, 100 s + 1, ... after each of its chunks.
 
-    It has 1 + s % 3 chunks, each a step at -1, and succeeds if 5 divides s.
+    It has 1 + s % 3 chunks, each of two steps with -1 together, and succeeds if 5 divides s.
     """
     seeds, place, seen = list(range(1, 26)), {}, []
 
@@ -90,7 +90,7 @@ def test_an_evaluation_of_more_episodes_than_slots(monkeypatch):
             place[slot] = seed, chunks + 1
             done = chunks == seed % 3
             state = np.array([100.0 * seed + chunks + 1], np.float32)
-            answers[slot] = ChunkResult(state, -1.0, 1, done and seed % 5 == 0, done)
+            answers[slot] = ChunkResult(state, -1.0, 2, done and seed % 5 == 0, done)
         return answers
 
     def policy(observation, episode, chunk):
@@ -103,8 +103,28 @@ def test_an_evaluation_of_more_episodes_than_slots(monkeypatch):
     evaluator.slots, evaluator.observation_size = 10, 1
     monkeypatch.setattr(evaluator, "_all", play)
     # s % 3 is 1 for nine seeds, 2 for eight and 0 for eight: 2 * 9 + 3 * 8 + 8 = 50 chunks. Five seeds succeed.
-    assert evaluator.evaluate(policy, seeds) == Evaluation(0.2, 25, -2.0, 2.0)
+    assert evaluator.evaluate(policy, seeds) == Evaluation(0.2, 25, -2.0, 4.0)
     assert sorted(seen) == [(s - 1, chunk, 100.0 * s + chunk) for s in seeds for chunk in range(1 + s % 3)]
+
+
+class Ending(Poisoned):
+    """Its third step ends the episode, in the given way; that step alone is a success."""
+
+    def __init__(self, task, **ending: bool) -> None:
+        super().__init__(task, bad=0)
+        self.ending = ending
+
+    def step(self, action: np.ndarray) -> Step:
+        step = super().step(action)._replace(terminated=False)
+        return step._replace(success=True, **self.ending) if self.steps == 3 else step
+
+
+@pytest.mark.parametrize("way", ["terminated", "truncated"])
+def test_the_rest_of_a_chunk_is_dropped_when_its_episode_ends(way):
+    """In an evaluation: three steps of five, each at -1."""
+    task = make_spec().task
+    result = rollout.step_chunk(Ending(task, **{way: True}), np.zeros((5, task.action_size)))
+    assert result[1:] == (-3.0, 3, True, True)
 
 
 def test_an_error_of_one_worker_leaves_no_answer_for_the_next_evaluation():

@@ -6,6 +6,7 @@ import multiprocessing
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -144,6 +145,21 @@ def test_every_evaluation_of_every_seed_has_starts_and_noise_of_its_own(tmp_path
         assert len({number for evaluation in found for number in evaluation}) == 2 * 4
 
 
+def test_what_is_evaluated_is_the_policy_as_it_acts(tmp_path):
+    """Neither its average nor the target critic has a part in it."""
+    chunks = []
+    with Session(make_spec(), tmp_path / "run", options(), 450, tmp_path) as one:
+        one.evaluator = noted = Noted()  # pyright: ignore[reportAttributeAccessIssue]
+        first, other = (jax.jit(one.agent.init)(jax.random.key(number)) for number in (0, 1))
+        live = first._replace(anchor=other.actor, target_critic=other.critic)
+        for state in (live, first, live._replace(actor=other.actor), live._replace(critic=other.critic)):
+            one.evaluate(state, 225)
+            chunks.append(noted.chunks[-1])
+    assert chunks[0] == chunks[1]
+    assert chunks[0] != chunks[2]
+    assert chunks[0] != chunks[3]
+
+
 def test_an_offline_run_is_evaluated_after_every_interval_and_at_its_end(alone):
     assert [(row["phase"], row["step"]) for row in metrics(alone("dfp") / "seed0")] == [
         ("offline", "25"),
@@ -151,7 +167,57 @@ def test_an_offline_run_is_evaluated_after_every_interval_and_at_its_end(alone):
     ]
 
 
+def stop_at(patch: pytest.MonkeyPatch, step: int) -> None:
+    """Late once the session has seen the step: a run alone saves there, seeds together after their next block."""
+    patch.setattr(Session, "late", lambda self: self._step >= step)
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_an_evaluation_at_the_step_of_a_checkpoint_is_kept(alone, tmp_path, monkeypatch, together):
+    if together:
+        stop_at(monkeypatch, 24)
+        assert train(tmp_path) == [75, 75]
+    else:
+        stop_at(monkeypatch, 25)
+        with pytest.raises(stages.Unfinished, match="at step 25 of 40"):
+            stages.pretrain(spec_of("dfp", 0), tmp_path / "seed0", options())
+    stop_at(monkeypatch, 1000)
+    stages.pretrain(spec_of("dfp", 0), tmp_path / "seed0", options())
+    assert read_attempts(tmp_path / "seed0")[-1].from_step == 25
+    assert [row["step"] for row in metrics(tmp_path / "seed0")] == ["25", "40"]
+
+
 # --------------------------------------------------------------------------- several in one program
+
+
+class Stand:
+    """In place of a seed."""
+
+    def __init__(self, loop, advance) -> None:
+        self.loop, self.advance = loop, advance
+
+
+def test_seeds_behind_go_no_further_than_those_ahead(monkeypatch):
+    """Two at step 3 and one at step 10, with room for a block of 64: seven updates of the two."""
+    made, advanced = [], []
+
+    def seed(number: int, step: int) -> Stand:
+        folder = SimpleNamespace(companions=set())
+        one = SimpleNamespace(folder=folder, checkpoint_is_due=lambda: False)
+        loop = SimpleNamespace(
+            step=step, session=one, spec=SimpleNamespace(seed=number), updates_to_next_stop=lambda: 30
+        )
+        return Stand(loop, lambda updated: advanced.append((number, updated.count)))
+
+    def noted(loops, rows, count):
+        made.append((len(loops), rows, count))
+        return loops
+
+    monkeypatch.setattr(seeds, "updates", noted)
+    shards = SimpleNamespace(buffer=lambda step: f"rows of update {step}")
+    seeds.update_together([seed(0, 3), seed(1, 10), seed(2, 3)], shards, 64)  # pyright: ignore
+    assert made == [(2, "rows of update 3", 7)]
+    assert advanced == [(0, 7), (2, 7)]
 
 
 def manifest(run: Path) -> dict:
@@ -183,20 +249,16 @@ def test_a_seed_ahead_of_another_waits_for_it(alone, tmp_path, monkeypatch, caps
 
     monkeypatch.setattr(seeds, "offline_updates_of_seeds", noted)
 
-    def stop_at(step: int) -> None:
-        """Late once the session has seen the step: a run alone saves there, seeds together after their next block."""
-        monkeypatch.setattr(Session, "late", lambda self: self._step >= step)
-
-    stop_at(7)
+    stop_at(monkeypatch, 7)
     with pytest.raises(stages.Unfinished):
         stages.pretrain(spec_of("dfp", 0), tmp_path / "seed0", options())
-    stop_at(19)
+    stop_at(monkeypatch, 19)
     assert train(tmp_path) == [75, 75]
     assert together == list(range(7, 20))
-    stop_at(30)
+    stop_at(monkeypatch, 30)
     with pytest.raises(stages.Unfinished):
         stages.pretrain(spec_of("dfp", 1), tmp_path / "seed1", options())
-    stop_at(1000)
+    stop_at(monkeypatch, 1000)
     assert train(tmp_path) == [0, 0]
     assert together == [*range(7, 20), *range(30, 40)]
     assert_equal_within_rounding(tmp_path, alone("dfp"))

@@ -263,6 +263,36 @@ def test_a_row_of_the_value_log_has_the_mean_of_its_interval(tmp_path):
     }
 
 
+def test_the_end_of_a_run_has_a_row_of_its_own(tmp_path):
+    """Of 101 steps: after every second one, and after the last."""
+    with Session(make_spec().pretraining(), tmp_path / "pre", options(), 101) as session:
+        state = jax.jit(session.agent.init)(jax.random.key(0))
+        diagnostics = session.diagnostics(state)
+        for step in (99, 100, 101):
+            values = dict.fromkeys(diagnostics.total, jnp.float32(step))
+            diagnostics = session.check(state, diagnostics.add(values, jnp.int32(step - 1)), step)
+    assert {(row.step, row.value) for row in read_values(tmp_path / "pre")} == {(100, 99.5), (101, 101.0)}
+
+
+def test_an_attempt_that_begins_with_an_interval_has_no_sums_of_the_one_before(tmp_path):
+    """Checkpoints inside an interval of nine steps, and at its end."""
+    spec = make_spec().pretraining()
+    for step, count in ((4, 4), (9, 0)):
+        with Session(spec, tmp_path / "pre", options(), 450) as session:
+            assert session.begin()
+            state = jax.jit(session.agent.init)(jax.random.key(0))
+            diagnostics = session.diagnostics(state)
+            for number in range(int(diagnostics.count), step):
+                diagnostics = diagnostics.add(dict.fromkeys(diagnostics.total, jnp.float32(1)), jnp.int32(number))
+            session.check(state, diagnostics, step)
+            session.save(step, state)
+        with Session(spec, tmp_path / "pre", options(), 450) as session:
+            assert session.begin()
+            again = session.diagnostics(state)
+        assert int(again.count) == count
+        assert set(map(float, again.total.values())) == {float(count)}
+
+
 def _attempt(stage: str, folder: str, pretrained: str) -> None:
     use_random_data()
     if stage == "pretrain":

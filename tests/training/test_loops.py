@@ -98,9 +98,9 @@ class Clocked:
 
 
 @contextlib.contextmanager
-def online_loop(folder: Path, environment: Clocked, steps: int, warmup: int = 33, **changes):
+def online_loop(folder: Path, environment: Clocked, steps: int, warmup: int = 33, capacity: int = 1100, **changes):
     """The loop of an attempt at a fine-tuning of so many steps; without updates, if they are fewer than the warm-up."""
-    online = {"steps": steps, "warmup_steps": warmup, "buffer_capacity": 1100}
+    online = {"steps": steps, "warmup_steps": warmup, "buffer_capacity": capacity}
     spec = make_spec("dfp-no-topk", online=online, **changes)
     state = jax.jit(build_agent(spec).init)(jax.random.key(0))._replace(anchor=None)
     save(folder / FINAL_STATE, state, spec.pretraining().digest(), {"step": 40})
@@ -150,6 +150,13 @@ def test_an_evaluation_is_of_the_policy_that_every_step_so_far_has_updated(tmp_p
     with online_loop(tmp_path, Clocked(length=8), steps=450, warmup=1, evaluation=evaluation) as loop:
         loop.episode()
     assert updates == [(4, 3), (8, 7)]
+
+
+def test_a_buffer_smaller_than_the_dataset_holds_all_of_it_but_its_oldest_rows(tmp_path):
+    """1,000 offline rows, a capacity of 10, three online steps: the newest 1,001 rows are drawn."""
+    with online_loop(tmp_path, Clocked(length=3), steps=20, capacity=10) as loop:
+        loop.episode()
+        assert live_rows(loop.offline + loop.step, loop.capacity).size == 1001
 
 
 def test_a_run_that_begins_again_keeps_no_rows_of_the_one_before(tmp_path):

@@ -63,6 +63,20 @@ def test_table_5_dfp_block(task, best_of, bandwidths, positives):
     assert agent["normalisation"] == "joint"
 
 
+@pytest.mark.parametrize(
+    ("method", "task", "chunk", "best_of"),
+    [
+        ("bfn", "cube-double-task2", 1, 4),
+        ("bfn", "lift", 1, 4),
+        ("qc-bfn", "cube-double-task2", 5, 32),
+        ("qc-bfn", "lift", 5, 16),
+    ],
+)
+def test_samples_of_bfn_are_those_of_q_chunking(method, task, chunk, best_of):
+    agent = agent_for(method, task, CATALOGUE).model_dump()
+    assert (agent["chunk"], agent["best_of"], agent["flow_steps"]) == (chunk, best_of, 10)
+
+
 def test_mvp_constraint_is_off_on_cube_triple_only():
     weights = {task: agent_for("mvp", task, CATALOGUE).model_dump()["ivc_weight"] for task in PAPER.tasks}
     assert {task for task, weight in weights.items() if weight == 0} == {f"cube-triple-task{k}" for k in (2, 3, 4)}

@@ -59,8 +59,11 @@ def test_a_chunk_of_several_coordinates_is_ordered_by_step():
     np.testing.assert_array_equal(following.next_action, [[6, 7, 8, 9], [4, 5, 6, 7]])
 
 
-def test_first_rows_are_uniform_over_what_has_a_whole_chunk():
-    batch = sample_chunks(make_buffer(dataset(), 5), live_rows(5, 5), jax.random.key(0), 4000, 2, GAMMA)
+@pytest.mark.parametrize(("places", "capacity"), [(5, 5), (9, 6)])
+def test_first_rows_are_uniform_over_what_has_a_whole_chunk(places, capacity):
+    """Of a full buffer, and of one with room for a row more: a place without a row is not drawn."""
+    buffer = make_buffer(dataset(), places)
+    batch = sample_chunks(buffer, live_rows(5, capacity), jax.random.key(0), 4000, 2, GAMMA)
     first, counts = np.unique(batch.observation[:, 0], return_counts=True)
     np.testing.assert_array_equal(first, [0, 1, 2, 10])
     assert counts.min() > 900

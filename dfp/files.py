@@ -34,10 +34,23 @@ def read_text(path: Path) -> str:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from None
 
 
+def parsed_json(text: str) -> Any:
+    """What JSON text says; ValueError if it is none, or if an object names a key twice."""
+    return json.loads(text, object_pairs_hook=_distinct)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key '{next(name for name in names if names.count(name) > 1)}' is there twice")
+    return found
+
+
 def json_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file; :class:`ConfigError`, which names the file, if there is none."""
     try:
-        content = json.loads(read_text(path))
+        content = parsed_json(read_text(path))
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON: {error}") from None
     if not isinstance(content, dict):

@@ -29,6 +29,7 @@ from pydantic import (
 )
 
 from dfp.errors import ConfigError
+from dfp.files import parsed_json
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -307,6 +308,6 @@ def parse_data(text: str) -> DataSpec:
 
 def _parse_json(text: str, source: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
+        return parsed_json(text)
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{source}: not JSON: {error}") from None

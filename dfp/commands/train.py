@@ -25,6 +25,7 @@ from dfp.commands.options import (
 from dfp.errors import UNFINISHED
 from dfp.plan.catalogue import load_catalogue, load_config, run_spec
 from dfp.plan.experiments import folder_of
+from dfp.plan.results import record
 from dfp.runs.slurm import deadline
 from dfp.spec import ConfigError, RunSpec, parse_spec
 
@@ -52,8 +53,11 @@ def _command(stage: str) -> Callable[..., None]:
         if pretrained is not None and stage != "finetune":
             raise ConfigError(f"--pretrained: '{stage}' starts from nothing; only 'finetune' has a pretraining")
         if spec is None:
-            run, folder, start, data = cell(config, task, method, seed, stage)
-            folder, start, data = run_dir or folder, pretrained or start, data_dir or data
+            run, results_dir, (folder, start), data = cell(config, task, method, seed, stage)
+            if run_dir is None:
+                record(results_dir, [config])
+            folder, start = run_dir or results_dir / folder, pretrained or results_dir / start
+            data = data_dir or data
         else:
             run = parse_spec(spec)
             if run.stage != stage:
@@ -79,8 +83,8 @@ for _stage, _help in STAGES.items():
 
 def cell(
     config: Path, task: str | None, method: str | None, seed: int | None, stage: str
-) -> tuple[RunSpec, Path, Path, Path]:
-    """The run of a cell, its folder, the folder of its pretraining and the folder of the data."""
+) -> tuple[RunSpec, Path, tuple[str, str], Path]:
+    """A cell of a configuration: its run, the results, below them its folder and the one it starts from, the data's."""
     if stage not in STAGES:
         raise ConfigError(f"--stage: '{stage}'; allowed: {', '.join(STAGES)}")
     if task is None or method is None or seed is None:
@@ -88,9 +92,8 @@ def cell(
     settings, catalogue = load_config(config), load_catalogue()
     run = run_spec(settings, catalogue, task, method, seed, "offline" if stage == "offline" else "finetune")
     run = run.pretraining() if stage == "pretrain" else run
-    places = (folder_of(which, catalogue, task, method, seed) for which in (stage, "pretrain"))
-    folder, start = (Path(settings.results_dir) / place for place in places)
-    return run, folder, start, Path(settings.data_dir)
+    folder, start = (folder_of(which, catalogue, task, method, seed) for which in (stage, "pretrain"))
+    return run, Path(settings.results_dir), (folder, start), Path(settings.data_dir)
 
 
 @app.command()

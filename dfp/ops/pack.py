@@ -5,7 +5,6 @@ checkpoints, and one that fails or is killed leaves the others alone. A run does
 is the same. With ``seeds_per_job`` a process trains several seeds of one offline run (:mod:`dfp.training.seeds`).
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from dfp.errors import UNFINISHED
+from dfp.files import parsed_json
 from dfp.plan.experiments import programs
 from dfp.runs.finished import identity, problem, recall
 from dfp.spec import ConfigError, RunSpec, canonical_json, validate
@@ -38,9 +38,9 @@ class Member(NamedTuple):
 def parse_members(text: str) -> list[Member]:
     """Members from JSON: a list of ``{"spec": ..., "run_dir": ..., "pretrained": ... or null}``."""
     try:
-        entries = json.loads(text)
+        entries = parsed_json(text)
         members = [(entry["spec"], Path(entry["run_dir"]), entry["pretrained"]) for entry in entries]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"--runs: not a list of spec, run_dir and pretrained: {error!r}") from None
     found = [
         Member(validate(RunSpec, spec, "--runs"), folder, start and Path(start)) for spec, folder, start in members

@@ -74,6 +74,7 @@ def plan(config: Config, catalogue: Catalogue) -> Plan:
                     if folder not in specs:
                         specs[folder] = run_spec(config, catalogue, task, method, seed, entry.stage)
                     runs.append(Run(experiment, task, method, seed, specs[folder], folder, start))
+    _refuse_two_names(runs)
     starts = {run.folder: run.pretrained for run in runs if run.spec.stage == "finetune"}
     return Plan(runs, specs | _pretrainings(runs), starts)
 
@@ -106,6 +107,18 @@ def _cells(entry: ExperimentEntry, config: Config) -> tuple[list[str], list[int]
     """Tasks and seeds of an experiment."""
     tasks, seeds = tasks_and_seeds(entry.stage, config)
     return [task for task in tasks if matches(task, entry.tasks)], seeds
+
+
+def _refuse_two_names(runs: list[Run]) -> None:
+    """Two variants may say one thing in two ways, `dfp_K=1_lambda=0.1` and `dfp_lambda=0.1_K=1`."""
+    known: dict[str, Run] = {}
+    for run in runs:
+        if run.method != base_method(run.method):
+            first = known.setdefault(run.spec.canonical(), run)
+            if first.folder != run.folder:
+                raise ConfigError(
+                    f"{run.experiment}: '{first.method}' and '{run.method}' are one run on {run.task}; name it one way"
+                )
 
 
 def _pretrainings(runs: list[Run]) -> dict[str, RunSpec]:

@@ -16,7 +16,7 @@ import numpy as np
 from dfp.agents.base.actor_critic import ActorCritic, AgentState
 from dfp.plan.foreign import refuse_misplaced
 from dfp.runs.checkpoint import CheckpointError, Rotation, load_final
-from dfp.runs.folder import read_run
+from dfp.runs.folder import read_spec
 from dfp.runs.layout import FINAL_STATE, METRICS
 from dfp.spec import RunSpec
 from dfp.training.session import build_agent
@@ -70,7 +70,7 @@ def load_policy(folder: str | Path) -> Policy:
     """
     folder = Path(folder)
     refuse_misplaced(folder)
-    spec, _ = read_run(folder)
+    spec = read_spec(folder)
     with jax.enable_x64(False):
         agent = build_agent(spec)
         template = agent.state_shape()

@@ -53,10 +53,10 @@ def write_metrics(results_dir: Path, partial: bool = False) -> Path:
 
 def _phases(results_dir: Path, run: dict, partial: bool) -> Iterator[pd.DataFrame]:
     end = run["offline_steps"] + run["online_steps"]
-    phases = [("offline", run["pretrained"], run["pretrained_digest"], 0, run["offline_steps"])]
+    phases = [("offline", run["pretrained"], 0, run["offline_steps"])]
     if run["stage"] == "finetune":
-        phases.append(("online", run["run"], run["digest"], run["offline_steps"], end))
-    for phase, folder, digest, before, last in phases:
+        phases.append(("online", run["run"], run["offline_steps"], end))
+    for phase, folder, before, last in phases:
         path = results_dir / folder / METRICS
         progress = path.with_name(PROGRESS)
         if path.exists() or not partial:
@@ -66,7 +66,7 @@ def _phases(results_dir: Path, run: dict, partial: bool) -> Iterator[pd.DataFram
                 raise ConfigError(f"{path}: no evaluation at step {last}, where the {phase} phase ends")
             yield metrics
         elif progress.exists():
-            yield _checked(_read_progress(progress, digest), phase, before, last, progress)
+            yield _checked(_read_progress(progress), phase, before, last, progress)
 
 
 def _checked(frame: pd.DataFrame, phase: str, before: int, last: int, path: Path) -> pd.DataFrame:
@@ -93,14 +93,9 @@ def in_range(metrics: pd.DataFrame) -> list[tuple[str, pd.Series, str]]:
     ]
 
 
-def _read_progress(path: Path, digest: str) -> pd.DataFrame:
+def _read_progress(path: Path) -> pd.DataFrame:
     """The evaluations an unfinished run has made so far, every field a string, in the order of ``metrics.csv``."""
     header, content = list(METRIC_TYPES), json_object(path)
-    found = content.get("digest", digest)
-    if digest and found != digest:
-        raise ConfigError(
-            f"{path}: progress of spec {found[:12]}, but {digest[:12]} belongs here; delete the run's folder"
-        )
     try:
         rows = content.get("metrics", [])
         frame = pd.DataFrame(rows) if rows else pd.DataFrame(columns=pd.Index(header))

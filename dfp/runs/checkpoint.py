@@ -16,6 +16,7 @@ import numpy as np
 from dfp.errors import DfpError
 from dfp.files import write_atomically
 from dfp.runs.layout import CHECKPOINTS, FINAL_STATE, RUN, read_object
+from dfp.runs.same_spec import digest_of
 
 
 class CheckpointError(DfpError):
@@ -75,8 +76,10 @@ def load_final(folder: Path, template: Any, digest: str) -> tuple[Any, dict[str,
     try:
         return load(folder / FINAL_STATE, template, digest)
     except CheckpointError as error:
-        command = read_object(folder / RUN).get("command")
-        again = f": {shlex.join(map(str, command))}" if isinstance(command, list) else ""
+        last = read_object(folder / RUN)
+        mine = isinstance(last.get("spec"), dict) and digest_of(last["spec"]) == digest
+        command = last.get("command")
+        again = f": {shlex.join(map(str, command))}" if mine and isinstance(command, list) else ""
         raise CheckpointError(f"{error}; to get it back run what made it again{again}") from None
 
 

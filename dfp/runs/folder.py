@@ -24,7 +24,7 @@ from dfp.files import csv_rows, write_atomically
 from dfp.runs import finished, numerics
 from dfp.runs.attempts import AttemptLog, read_progress
 from dfp.runs.layout import FINAL_STATE, MANIFEST, METRIC_TYPES, METRICS, PROGRESS, RUN, read_object
-from dfp.spec import ConfigError, RunSpec, parse_spec
+from dfp.spec import ConfigError, RunSpec, validate
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "mujoco", "ogbench", "dm_control", "gymnasium", "robosuite")
 
@@ -161,7 +161,23 @@ def read_run(folder: Path) -> tuple[RunSpec, str]:
         if not (folder / RUN).exists():
             raise ConfigError(f"{folder}: no run was started here ({RUN} is missing)")
         raise ConfigError(f"{folder / RUN}: damaged; run the same command again, which writes it anew")
-    return parse_spec(json.dumps(content["spec"])), shlex.join(map(str, content["command"]))
+    if (finished := _finished_spec(folder)) is not None and finished != content["spec"]:
+        raise ConfigError(
+            f"{folder / RUN}: not of the run that {MANIFEST} beside it records: it was copied, or a run with other "
+            "settings began here and did not end; run the one that belongs here again"
+        )
+    return validate(RunSpec, content["spec"], str(folder / RUN)), shlex.join(map(str, content["command"]))
+
+
+def read_spec(folder: Path) -> RunSpec:
+    """The spec of the run in ``folder``: of a finished one what its manifest says, else that of :func:`read_run`."""
+    spec = _finished_spec(folder)
+    return read_run(folder)[0] if spec is None else validate(RunSpec, spec, str(folder / MANIFEST))
+
+
+def _finished_spec(folder: Path) -> dict[str, Any] | None:
+    spec = read_object(folder / MANIFEST).get("spec")
+    return spec if isinstance(spec, dict) else None
 
 
 def versions() -> dict[str, str]:

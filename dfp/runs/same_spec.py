@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dfp.files import json_object
-from dfp.runs.layout import MANIFEST, METRICS, RUN
+from dfp.runs.layout import MANIFEST, METRICS, PROGRESS, RUN, read_object
 from dfp.spec import ConfigError, RunSpec, canonical_json
 
 REMEDY = "move it to a results folder of its own, or delete it and run it again"
@@ -38,9 +38,18 @@ def refuse_unless(folder: Path, digest: str, wanted: Wanted) -> None:
     manifest = folder / MANIFEST
     if not manifest.exists() and (folder / METRICS).exists():
         raise ConfigError(f"{manifest}: no such file; metrics.csv alone does not say whose it is; run it again")
-    path = manifest if manifest.exists() else folder / RUN
-    if not path.exists():
+    if manifest.exists():
+        _refuse_spec(manifest, digest, wanted)
+        _refuse_edited(folder / METRICS, json_object(manifest).get("results"))
         return
+    if (folder / RUN).exists():
+        _refuse_spec(folder / RUN, digest, wanted)
+    if (found := read_object(folder / PROGRESS).get("digest", digest)) != digest:
+        raise ConfigError(f"{folder / PROGRESS}: of spec {str(found)[:12]}, here belongs {digest[:12]}; {REMEDY}")
+
+
+def _refuse_spec(path: Path, digest: str, wanted: Wanted) -> None:
+    """Check the spec that a manifest or a ``run.json`` holds."""
     content = json_object(path)
     spec = content.get("spec")
     if not isinstance(spec, dict):
@@ -50,7 +59,6 @@ def refuse_unless(folder: Path, digest: str, wanted: Wanted) -> None:
         raise ConfigError(f"{path}: 'digest' is not that of its 'spec' ({found[:12]}): the file was edited; {REMEDY}")
     if found != digest:
         raise ConfigError(f"{path}: {_difference(dict(leaves(spec)), wanted(), found, digest)}; {REMEDY}")
-    _refuse_edited(folder / METRICS, content.get("results"))
 
 
 def digest_of(spec: dict[str, Any]) -> str:

@@ -4,7 +4,9 @@ import shutil
 
 import pytest
 from support.snakemake import snakemake
+from typer.testing import CliRunner
 
+from dfp.__main__ import app
 from dfp.plan.catalogue import CATALOGUE
 from dfp.plan.results import claim, record
 from dfp.spec import ConfigError
@@ -22,6 +24,20 @@ def test_a_second_configuration_is_refused_and_both_are_named(tmp_path):
     moved.mkdir()
     shutil.move(results, moved / "results")
     claim(moved / "results", [moved / "first.yaml"])
+
+
+def test_a_run_by_hand_refuses_before_it_overwrites(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("first.yaml", "second.yaml"):
+        shutil.copy(CATALOGUE / "smoke.yaml", tmp_path / name)
+    monkeypatch.setattr("dfp.training.stages.pretrain", lambda *_: None)
+    cell = ["--task", "cube-single-task2", "--method", "dfp", "--seed", "0"]
+    started = [
+        CliRunner().invoke(app, ["train", "pretrain", "--config", f"{name}.yaml", *cell])
+        for name in ("first", "second")
+    ]
+    assert started[0].exit_code == 0
+    assert "results of ../../first.yaml, not of ../../second.yaml" in str(started[1].exception)
 
 
 def test_the_workflow_refuses_before_it_overwrites(tmp_path):

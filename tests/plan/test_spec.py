@@ -163,6 +163,18 @@ def test_a_variant_that_is_none_is_named(method, message):
         agent_for(method, "cube-double-task2", CATALOGUE)
 
 
+@pytest.mark.parametrize(
+    "names", [("dfp_K=1_lambda=0.1", "dfp_lambda=0.1_K=1"), ("dfp_K=2", "dfp_K=2_K=2"), ("dfp_h=0.1", "dfp_h=0.1_K=4")]
+)
+def test_one_run_has_one_name(names):
+    settings = PAPER.model_dump() | {
+        "experiments": ["table6"], "tasks": ["cube-double-task2"], "cells": {"table6": {"methods": names}}
+    }  # fmt: skip
+    message = re.escape(f"table6: '{names[0]}' and '{names[1]}' are one run on cube-double-task2; name it one way")
+    with pytest.raises(ConfigError, match=message):
+        plan(parse_config(settings, "c.yaml"), CATALOGUE)
+
+
 def test_an_offline_run_is_the_whole_method_on_its_own_tasks_and_seeds():
     everything = plan(PAPER.model_copy(update={"experiments": ["table8"]}), CATALOGUE)
     assert len(everything.specs) == 5 * 8
@@ -350,6 +362,9 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
     message = rf"twice\.yaml: not YAML: the key 'seeds' is in line {first} and again in line {last}"
     with pytest.raises(ConfigError, match=message):
         load_config(tmp_path / "twice.yaml")
+    (tmp_path / "line.yaml").write_text("network: {width: 16, depth: 2, width: 512}\n")
+    with pytest.raises(ConfigError, match="the key 'width' is in line 1 and again in line 1"):
+        load_config(tmp_path / "line.yaml")
     (tmp_path / "latin.yaml").write_bytes("# für Versuche\n".encode("latin-1"))
     with pytest.raises(ConfigError, match=r"latin\.yaml: not UTF-8 text \(byte 4\)"):
         load_config(tmp_path / "latin.yaml")
@@ -358,6 +373,8 @@ def test_a_missing_or_broken_file_is_named(tmp_path):
         load_catalogue(tmp_path)
     with pytest.raises(ConfigError, match="--spec: not JSON"):
         parse_spec("{")
+    with pytest.raises(ConfigError, match="--spec: not JSON: the key 'seed' is there twice"):
+        parse_spec('{"seed": 0, "task": {}, "seed": 1}')
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 
 from dfp.plan.catalogue import CATALOGUE, load_catalogue, load_config, run_spec
 from dfp.plan.show import describe, settings
-from dfp.runs.folder import RunFolder, read_run
+from dfp.runs.folder import RunFolder, read_run, read_spec
 from dfp.spec import ConfigError
 
 CATALOGUE_ENTRIES = load_catalogue()
@@ -30,6 +30,15 @@ def test_a_started_run_shows_its_command_and_spec(tmp_path):
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"no run was started here \(run.json is missing\)"):
         read_run(tmp_path)
+
+
+def test_a_command_of_another_run_is_refused_and_the_manifest_says_the_spec(tmp_path):
+    spec = spec_of("lift", "dfp")
+    (tmp_path / "manifest.json").write_text(json.dumps({"spec": json.loads(spec.canonical())}))
+    RunFolder(tmp_path, spec_of("can", "dfp")).start(["python"], "cpu: cpu")
+    with pytest.raises(ConfigError, match=r"run\.json: not of the run that manifest\.json beside it records"):
+        read_run(tmp_path)
+    assert read_spec(tmp_path) == spec
 
 
 def test_every_number_of_the_spec_is_shown_once_with_its_source():

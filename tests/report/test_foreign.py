@@ -12,6 +12,7 @@ from support.synthetic import CATALOGUE, configured, make_results
 from typer.testing import CliRunner
 
 from dfp.__main__ import app
+from dfp.ops.export import export
 from dfp.plan.experiments import plan
 from dfp.plan.foreign import CONFIG, refuse_misplaced
 from dfp.plan.run_table import read_runs
@@ -100,6 +101,22 @@ def test_a_foreign_run_that_has_only_begun_is_refused(tmp_path: Path):
     (folder / "run.json").write_text(json.dumps({"spec": content["spec"], "command": []}))
     with pytest.raises(ConfigError, match=r"run\.json: task\.key is \"lift\", but \"cube-single-task2\" belongs here"):
         write_metrics(results, partial=True)
+
+
+def test_progress_of_another_run_is_refused(tmp_path: Path):
+    """Two unfinished folders merged file by file."""
+    results = finished(tmp_path)
+    folder = results / f"runs/{TASK}/dfp/seed1"
+    content = json.loads((folder / "manifest.json").read_text())
+    for name in ("manifest.json", "metrics.csv"):
+        (folder / name).unlink()
+    (folder / "run.json").write_text(json.dumps({"spec": content["spec"], "command": []}))
+    (folder / "progress.json").write_text(json.dumps({"digest": content["digest"]}))
+    write_metrics(results, partial=True)
+    (folder / "progress.json").write_text(json.dumps({"digest": "0123456789abcdef"}))
+    for read in (lambda: write_metrics(results, partial=True), lambda: export("tensorboard", results, None)):
+        with pytest.raises(ConfigError, match=r"dfp/seed1/progress\.json: of spec 0123456789ab, here belongs"):
+            read()
 
 
 def test_an_edited_manifest_and_metrics_without_one_are_refused(tmp_path: Path):

@@ -188,6 +188,14 @@ def test_a_finished_run_with_a_damaged_result_is_put_back_or_not_finished(done, 
         assert finished.problem(folder, DIGEST) is None
 
 
+def test_the_command_of_another_run_is_no_way_to_get_a_policy_back(done, tmp_path):
+    folder = shutil.copytree(done, tmp_path / "run")
+    (folder / "agent.npz").unlink()
+    content = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps(content | {"spec": content["spec"] | {"seed": 7}}))
+    assert loaded(folder).endswith("agent.npz: no such file; to get it back run what made it again")
+
+
 def test_results_of_an_earlier_version_without_checksums_are_looked_into(done, tmp_path):
     folder = shutil.copytree(done, tmp_path / "run")
     manifest = json.loads((folder / "manifest.json").read_text())

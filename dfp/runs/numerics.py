@@ -21,12 +21,13 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "JAX_RANDOM_SEED_OFFSET": ("0",),
     "JAX_NUMPY_DTYPE_PROMOTION": ("standard",),
     "JAX_DISABLE_JIT": _FALSE,
+    "JAX_ACCURATE_ERF_INV": _FALSE,  # in every normal draw
+    "JAX_HIGH_DYNAMIC_RANGE_GUMBEL": _FALSE,
 }
 # Flags of XLA_FLAGS that must be off if they are named: fast mathematics.
 REFUSED_FLAGS = ("xla_cpu_enable_fast_math", "xla_cpu_enable_fast_min_max", "xla_gpu_enable_fast_min_max")
-RECORDED = (
-    "XLA_FLAGS", "JAX_PLATFORMS", "NVIDIA_TF32_OVERRIDE", "TF_CUDNN_DETERMINISTIC", "OMP_NUM_THREADS", "JAX_DEBUG_NANS",
-)  # fmt: skip
+RECORDED = ("NVIDIA_TF32_OVERRIDE", "TF_CUDNN_DETERMINISTIC", "OMP_NUM_THREADS")
+RECORDED_PREFIXES = ("JAX_", "XLA_")  # some change rounding, and every version has new ones
 
 
 def require(environment: Mapping[str, str]) -> None:
@@ -38,6 +39,8 @@ def require(environment: Mapping[str, str]) -> None:
                 f"{name}={value}: changes the numbers of a run; allowed: {allowed[0]}; type: unset {name}"
             )
     for flag in environment.get("XLA_FLAGS", "").split():
+        if not flag.startswith("-"):  # XLA takes the first one for the name of a file, and leaves out the others
+            raise ConfigError(f"XLA_FLAGS: {flag}: no flag; allowed: flags, such as --{REFUSED_FLAGS[0]}=false")
         name, _, value = flag.removeprefix("--").partition("=")
         if name in REFUSED_FLAGS and value.lower() not in _FALSE:
             raise ConfigError(f"XLA_FLAGS: {flag}: changes the numbers of a run; allowed: --{name}=false; take it out")
@@ -45,4 +48,8 @@ def require(environment: Mapping[str, str]) -> None:
 
 def recorded(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that are set and may change rounding or speed, for a run's manifest."""
-    return {name: environment[name] for name in RECORDED if environment.get(name)}
+    return {
+        name: value
+        for name, value in sorted(environment.items())
+        if value and (name in RECORDED or name.startswith(RECORDED_PREFIXES))
+    }

@@ -31,6 +31,10 @@ from dfp.spec import ConfigError
         ("XLA_FLAGS", "--xla_cpu_enable_fast_math", True),
         ("XLA_FLAGS", "--xla_gpu_enable_fast_min_max=true", True),
         ("XLA_FLAGS", "--xla_cpu_enable_fast_math=false --xla_backend_optimization_level=0", False),
+        ("XLA_FLAGS", "flags.txt", True),
+        ("XLA_FLAGS", "--a=1 '--xla_cpu_enable_fast_math=true'", True),
+        ("JAX_ACCURATE_ERF_INV", "1", True),
+        ("JAX_HIGH_DYNAMIC_RANGE_GUMBEL", "1", True),
         ("NVIDIA_TF32_OVERRIDE", "0", False),
     ],
 )
@@ -43,14 +47,14 @@ def test_what_must_hold(name, value, refused):
 
 
 def test_what_is_recorded():
-    environment = {"XLA_FLAGS": "--a=1", "NVIDIA_TF32_OVERRIDE": "0", "OMP_NUM_THREADS": "", "HOME": "x"}
-    assert numerics.recorded(environment) == {"XLA_FLAGS": "--a=1", "NVIDIA_TF32_OVERRIDE": "0"}
+    found = {"JAX_OPTIMIZATION_LEVEL": "O0", "NVIDIA_TF32_OVERRIDE": "0", "XLA_FLAGS": "--a=1"}
+    assert numerics.recorded(found | {"OMP_NUM_THREADS": "", "HOME": "x"}) == found
 
 
 def test_what_must_hold_is_what_jax_does_when_nothing_is_set():
     names = [name.lower() for name in numerics.REQUIRED]
     found = [getattr(jax.config, name) for name in names]
-    assert found == [False, None, "threefry2x32", True, 0, "standard", False]
+    assert found == [False, None, "threefry2x32", True, 0, "standard", False, False, False]
     assert list(numerics.REQUIRED) == [
         "JAX_ENABLE_X64",
         "JAX_DEFAULT_MATMUL_PRECISION",
@@ -59,6 +63,8 @@ def test_what_must_hold_is_what_jax_does_when_nothing_is_set():
         "JAX_RANDOM_SEED_OFFSET",
         "JAX_NUMPY_DTYPE_PROMOTION",
         "JAX_DISABLE_JIT",
+        "JAX_ACCURATE_ERF_INV",
+        "JAX_HIGH_DYNAMIC_RANGE_GUMBEL",
     ]
 
 

@@ -45,7 +45,7 @@ def refuse_unless(folder: Path, digest: str, wanted: Wanted) -> None:
     if (folder / RUN).exists():
         _refuse_spec(folder / RUN, digest, wanted)
     if (found := read_object(folder / PROGRESS).get("digest", digest)) != digest:
-        raise ConfigError(f"{folder / PROGRESS}: of spec {str(found)[:12]}, here belongs {digest[:12]}; {REMEDY}")
+        raise ConfigError(f"{folder / PROGRESS}: of spec {str(found)[:12]}, but {digest[:12]} belongs here; {REMEDY}")
 
 
 def _refuse_spec(path: Path, digest: str, wanted: Wanted) -> None:

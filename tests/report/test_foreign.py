@@ -115,7 +115,7 @@ def test_progress_of_another_run_is_refused(tmp_path: Path):
     write_metrics(results, partial=True)
     (folder / "progress.json").write_text(json.dumps({"digest": "0123456789abcdef"}))
     for read in (lambda: write_metrics(results, partial=True), lambda: export("tensorboard", results, None)):
-        with pytest.raises(ConfigError, match=r"dfp/seed1/progress\.json: of spec 0123456789ab, here belongs"):
+        with pytest.raises(ConfigError, match=r"dfp/seed1/progress\.json: of spec 0123456789ab, but"):
             read()
 
 

@@ -9,15 +9,17 @@ to train a finished run again, delete its folder.
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from dfp.files import replacing, write_atomically
 from dfp.runs.checkpoint import read_stamp
 from dfp.runs.layout import FINAL_STATE, MANIFEST, METRICS, ORIGIN, RECORD, read_object
-from dfp.spec import RunSpec
+from dfp.spec import ConfigError, RunSpec
 
 RESULTS = (FINAL_STATE, METRICS)
 OTHER_START = "it started from another pretraining than the one that is there now"
@@ -50,6 +52,26 @@ def problem(folder: Path, digest: str, start: str | None = None) -> str | None:
     if None not in (start, started) and start != started:
         return f"{folder}: {OTHER_START}"
     return None
+
+
+def resized(folder: Path) -> Path | None:
+    """A result of a finished run that has another size than its manifest records: damaged, without a look inside."""
+    results = read_object(folder / MANIFEST).get("results")
+    for name, recorded in results.items() if isinstance(results, dict) else ():
+        path = folder / name
+        if path.is_file() and isinstance(recorded, dict) and path.stat().st_size != recorded.get("bytes"):
+            return path
+    return None
+
+
+def refuse_resized(results_dir: Path, folders: Iterable[str]) -> None:
+    """Raises :class:`ConfigError` that names the first such result, since Snakemake looks at names and ages alone."""
+    for folder in folders:
+        if (path := resized(results_dir / folder)) is not None:
+            raise ConfigError(
+                f"{path}: damaged: not of the size that {MANIFEST} beside it records; delete it, and the workflow puts "
+                f"it back or makes it again: rm {shlex.quote(str(path))}"
+            )
 
 
 def _is_intact(path: Path, digest: str) -> bool:

@@ -187,6 +187,16 @@ def test_a_run_whose_final_state_is_gone_is_not_done(results):
     assert state.note.startswith("agent.npz is missing")
 
 
+@pytest.mark.parametrize("name", ["agent.npz", "metrics.csv"])
+def test_a_run_with_a_cut_result_is_not_done(results, name):
+    folder = results / "pretrained/cube/drifting/seed0"
+    content = json.loads((folder / "manifest.json").read_text())
+    size = (folder / name).stat().st_size
+    (folder / "manifest.json").write_text(json.dumps(content | {"results": {name: {"bytes": size + 1}}}))
+    state = {run.planned.folder: run for run in run_states(results)}["pretrained/cube/drifting/seed0"]
+    assert (state.state, state.note[:40]) == ("failed", f"{name} is missing or damaged; the run's"[:40])
+
+
 def test_a_configuration_that_was_shortened_under_a_run_is_noticed(results):
     folder = results / "runs/cube/dfp/seed0"
     progress(folder, 2, 2400, 0, total=3000)

@@ -1,6 +1,7 @@
 """The DAG, through Snakemake itself: what is planned, what a change reruns, what a typo says."""
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -92,6 +93,20 @@ def test_a_run_without_its_agent_is_not_done(made):
     finally:
         agent.write_text("")
         shutil.copystat(agent.with_name("metrics.csv"), agent)
+    assert rerun(made, CONTENT) == {}
+
+
+def test_a_run_whose_agent_was_cut_is_not_done(made):
+    manifest = made / "results" / "smoke" / "runs" / "cube-single-task2" / "dfp" / "seed0" / "manifest.json"
+    ages = manifest.stat()
+    try:
+        manifest.write_text('{"results": {"agent.npz": {"bytes": 7}}}')
+        done = snakemake("--configfile", "c.yaml", "-n", folder=made)
+        assert done.returncode != 0
+        assert "dfp/seed0/agent.npz: damaged: not of the size" in done.stdout + done.stderr
+    finally:
+        manifest.write_text("")
+        os.utime(manifest, ns=(ages.st_atime_ns, ages.st_mtime_ns))
     assert rerun(made, CONTENT) == {}
 
 

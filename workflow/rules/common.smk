@@ -25,6 +25,7 @@ from dfp.plan.catalogue import (
     read_yaml,
     run_spec,
 )
+from dfp.runs.finished import refuse_resized
 from dfp.spec import ConfigError, canonical_json
 from dfp.tasks import manifest_path
 from snakemake.exceptions import WorkflowError
@@ -65,6 +66,8 @@ try:
     SETTINGS = parse_config(config, SOURCE, CATALOGUE)
     PLAN = plan(SETTINGS, CATALOGUE)
     claim(Path(SETTINGS.results_dir), [Path(path) for path in workflow.configfiles])
+    if workflow.is_main_process:
+        refuse_resized(Path(SETTINGS.results_dir), PLAN.specs)
 except ConfigError as error:
     raise WorkflowError(str(error)) from None
 

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from dfp.plan.experiments import KINDS
 from dfp.plan.run_table import read_runs
 from dfp.runs.attempts import Attempt, Progress, last_sign_of_life, read_attempts, read_progress, spent_s
+from dfp.runs.finished import resized
 from dfp.runs.layout import FINAL_STATE, LEASE, MANIFEST, METRICS, read_object
 from dfp.runs.lease import STALE_S
 from dfp.runs.value_log import latest_values
@@ -193,6 +194,8 @@ def _finished(planned: Planned, folder: Path, last: Attempt | None) -> RunState:
         attempts, spent, device, damaged = last.number if last else 0, 0.0, None, MANIFEST
     elif not (folder / FINAL_STATE).is_file():
         damaged = FINAL_STATE
+    elif (path := resized(folder)) is not None:
+        damaged = path.name
     note = f"{damaged} is missing or damaged; the run's command puts it back, or else trains again" if damaged else ""
     return RunState(
         planned=planned,

@@ -14,6 +14,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+from dfp.files import naming
 from dfp.ops.crate import write_crate
 from dfp.ops.status.runs import Planned, planned_runs
 from dfp.plan.foreign import refuse_foreign
@@ -59,7 +60,8 @@ def export(to: str, results_dir: Path, out: Path | None) -> list[Path]:
     written = []
     for run in planned_runs(results_dir):
         if points := read_points(results_dir / run.folder):
-            written.append(write(run, points, place))
+            with naming(place / run.folder):  # neither package names the file that finds no room
+                written.append(write(run, points, place))
             if not (results_dir / run.folder / VALUE_LOG).exists():
                 log.warning("%s: no %s, an earlier version made the run: evaluations alone", run.folder, VALUE_LOG)
     if to == "wandb":

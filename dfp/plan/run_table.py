@@ -79,7 +79,7 @@ def read_runs(results_dir: Path) -> pd.DataFrame:
     lists a cell's seed twice.
     """
     path = results_dir / "runs.csv"
-    if not path.exists():
+    if not results_dir.is_file() and not path.exists():
         remedy = "the workflow and `dfp report runs` write it; for other results give --results-dir"
         raise ConfigError(f"{path}: no such file; {remedy}")
     runs = read_table(path, RUN_TYPES, optional=DIGESTS)

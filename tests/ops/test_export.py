@@ -1,5 +1,6 @@
 """Export, read back: by the reader of TensorBoard, and by the messages of Weights & Biases."""
 
+import errno
 import importlib.util
 import json
 import struct
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from dfp.errors import one_line
 from dfp.ops.export import Point, export, read_points
 from dfp.runs.same_spec import digest_of
 from dfp.spec import ConfigError
@@ -134,6 +136,18 @@ def test_weights_and_biases_reads_it_back(results, tmp_path):
     assert history[3]["evaluation/success_rate"] == 0.5
     (run,) = [record.run for record in found if record.WhichOneof("record_type") == "run"]
     assert (run.project, run.display_name, run.run_group) == ("dfp-repro", "runs/cube/dfp/seed0", "cube")
+
+
+def test_a_full_disk_is_named_with_the_folder(results, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("dfp.ops.export.write_tensorboard", full)
+    with pytest.raises(OSError, match="No space") as raised:
+        export("tensorboard", results, None)
+    assert one_line(raised.value).startswith(
+        f"{results}/export/tensorboard/pretrained/cube/drifting/seed0: no space left"
+    )
 
 
 def test_a_missing_package_names_its_extra(results, monkeypatch):

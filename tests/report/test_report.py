@@ -186,7 +186,7 @@ class TestRunTable:
         assert list(read_runs(results).top_k) == ["", "✓"] * 2
 
     def test_missing_file(self, tmp_path: Path):
-        with pytest.raises(ConfigError, match=r"runs\.csv: no such file"):
+        with pytest.raises(ConfigError, match=r"runs\.csv: no such file; the workflow and `dfp report runs`"):
             read_runs(tmp_path)
 
     def test_missing_column(self, tmp_path: Path):

@@ -282,6 +282,12 @@ class TestPage:
         assert silent_rows(folder) == {}
 
 
+def test_results_that_are_not_there_are_named_and_nothing_is_written(tmp_path: Path):
+    with pytest.raises(ConfigError, match="nowhere: no such folder; give the results of the study with --results-dir"):
+        collect_study("study", tmp_path / "nowhere", tmp_path / "page")
+    assert not list(tmp_path.iterdir())
+
+
 def test_numbers_as_pages_write_them():
     row = {"a_mean": 0.5, "a_low": 0.25, "a_high": 0.75, "value": -0.1, "low": -0.2, "high": 0.0}
     assert percent(row, "a") == "50.0 % [25.0, 75.0]"

@@ -83,6 +83,8 @@ def collect_study(study: str, results_dir: Path, target: Path) -> list[Path]:
 
 def finished_folders(results_dir: Path) -> dict[str, str]:
     """Folders of the finished runs below a results folder, relative to it, by the digest of their spec."""
+    if not results_dir.is_dir():
+        raise ConfigError(f"{results_dir}: no such folder; give the results of the study with --results-dir")
     folders = {}
     for path in sorted(results_dir.glob(f"*/*/*/*/{MANIFEST}")):
         if path.with_name(METRICS).exists():

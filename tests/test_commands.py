@@ -5,11 +5,14 @@ import sys
 
 import pytest
 import typer
+from pydantic import TypeAdapter, ValidationError
 from typer.main import get_command
 from typer.testing import CliRunner
 
 from dfp.__main__ import GROUPS, RENAMED, app
+from dfp.commands.options import MAX_SEED
 from dfp.shipped import SNAKEFILE
+from dfp.spec import Seed
 
 RUNNER = CliRunner(env={"COLUMNS": "80", "TERMINAL_WIDTH": "80"})
 ROOT = get_command(app)
@@ -58,6 +61,20 @@ def test_the_shell_completes_groups_and_commands():
 def test_only_a_finetuning_starts_from_a_pretraining():
     done = RUNNER.invoke(app, ["train", "pretrain", "--pretrained", "folder"])
     assert "only 'finetune' has a pretraining" in str(done.exception)
+
+
+@pytest.mark.parametrize("command", ["train pretrain", "train finetune", "train offline", "run show", "run play x"])
+@pytest.mark.parametrize("seed", ["-1", "2147483648", "true"])
+def test_a_seed_is_one_that_every_simulator_takes(command, seed):
+    done = RUNNER.invoke(app, [*command.split(), "--seed", seed])
+    assert (done.exit_code, "Invalid value for '--seed'" in done.stderr) == (2, True)
+
+
+def test_the_largest_seed_is_that_of_a_configuration():
+    seed = TypeAdapter(Seed)
+    assert seed.validate_python(MAX_SEED) == MAX_SEED
+    with pytest.raises(ValidationError):
+        seed.validate_python(MAX_SEED + 1)
 
 
 class _Started(Exception):

@@ -13,6 +13,7 @@ from dfp.files import expanded
 from dfp.shipped import CATALOGUE
 
 DEFAULT_CONFIG = Path("config/config.yaml")
+MAX_SEED = 2**31 - 1  # as in a configuration; its schema is not imported for help
 
 
 def _path(text: str) -> Path:
@@ -54,7 +55,7 @@ PartialOption = Annotated[bool, typer.Option("--partial", help="Show what has fi
 SpecOption = Annotated[str | None, typer.Option("--spec", help="The run as canonical JSON, instead of a cell.")]
 TaskOption = Annotated[str | None, typer.Option("--task", help="Task key.")]
 MethodOption = Annotated[str | None, typer.Option("--method", help="Method key, from config/methods.yaml.")]
-SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="Seed.")]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, max=MAX_SEED, help="Seed.")]
 RunDirOption = Annotated[Path | None, typer.Option("--run-dir", help="Default: the run's place in the results.")]
 DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Default: the configuration's.")]
 CheckpointOption = Annotated[

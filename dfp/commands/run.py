@@ -7,6 +7,7 @@ import typer
 
 from dfp.commands.options import (
     DEFAULT_CONFIG,
+    MAX_SEED,
     ConfigOption,
     MethodOption,
     SeedOption,
@@ -22,7 +23,9 @@ from dfp.plan.catalogue import load_catalogue
 app = group()
 
 FolderArgument = Annotated[Path, typer.Argument(help="Folder of a run, finished or running.")]
-StartsOption = Annotated[int, typer.Option("--seed", min=0, help="Picks the episodes' starts and the policy's noise.")]
+StartsOption = Annotated[
+    int, typer.Option("--seed", min=0, max=MAX_SEED, help="Picks the episodes' starts and the policy's noise.")
+]
 CameraOption = Annotated[str | None, typer.Option("--camera", help="A camera of the model. Default: a free one.")]
 
 

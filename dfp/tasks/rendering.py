@@ -31,7 +31,7 @@ def choose_context() -> str:
     Raises:
       ConfigError: none can, or the one that is set cannot.
     """
-    if chosen := os.environ.get("MUJOCO_GL"):
+    if chosen := _named():
         if not _works(chosen):
             raise ConfigError(
                 f"MUJOCO_GL is '{chosen}', and no OpenGL context can be made with it here; unset it, or set one of "
@@ -58,7 +58,7 @@ def simulator_module(name: str) -> Any:
     MuJoCo and dm_control write ``PYOPENGL_PLATFORM`` from ``MUJOCO_GL`` at their import. A process inherits it from the
     one that started it, and dm_control refuses to be imported if the two disagree: ``MUJOCO_GL`` decides.
     """
-    if os.environ.get("PYOPENGL_PLATFORM") != os.environ.get("MUJOCO_GL"):
+    if os.environ.get("PYOPENGL_PLATFORM") != _named():
         os.environ.pop("PYOPENGL_PLATFORM", None)
     try:
         importlib.import_module("mujoco")
@@ -67,9 +67,19 @@ def simulator_module(name: str) -> Any:
     return importlib.import_module(name)
 
 
+def _named() -> str | None:
+    """``MUJOCO_GL``, written so that dm_control knows it too, which MuJoCo reads without case and spaces."""
+    if name := os.environ.get("MUJOCO_GL"):
+        os.environ["MUJOCO_GL"] = name = name.strip().lower()
+    return name
+
+
 def _works(context: str) -> bool:
-    """Whether a context can be made, tried in a separate process: an installed library does not imply a display."""
-    script = "import mujoco; context = mujoco.GLContext(64, 64); context.make_current()"
+    """Whether a context can be drawn in, tried in a separate process: an installed library does not imply a display."""
+    script = (
+        "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); "
+        "mujoco.MjrContext(mujoco.MjModel.from_xml_string('<mujoco/>'), mujoco.mjtFontScale.mjFONTSCALE_100)"
+    )  # GLFW without a display makes a context that is none, and says nothing
     surroundings = {**os.environ, "MUJOCO_GL": context}
     surroundings.pop("PYOPENGL_PLATFORM", None)
     try:

@@ -143,8 +143,17 @@ def test_the_first_context_that_works_is_chosen(monkeypatch):
     assert "MUJOCO_GL" not in os.environ
 
 
-def test_a_context_that_cannot_be_made_does_not_work():
-    assert not rendering._works("no-such-context")
+def test_a_name_in_capitals_is_written_as_the_simulators_want_it(monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", " OSMesa")
+    monkeypatch.setattr(rendering, "_works", lambda context: context == "osmesa")
+    assert rendering.choose_context() == os.environ["MUJOCO_GL"] == "osmesa"
+
+
+@pytest.mark.parametrize("name", ["no-such-context", "glfw"])
+def test_a_context_that_cannot_be_made_does_not_work(monkeypatch, name):
+    for display in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(display, raising=False)
+    assert not rendering._works(name)
 
 
 def test_a_view_of_its_own_takes_neither_camera_nor_size():

@@ -88,7 +88,7 @@ def test_a_suite_that_does_not_exist_is_refused_by_name(name, message):
         suite_of(CUBE.model_copy(update={"suite": name}))
 
 
-@pytest.mark.parametrize("name", ["no-such-context", "osmesa"])
+@pytest.mark.parametrize("name", ["no-such-context", "osmesa", "EGL"])
 def test_what_draws_nothing_needs_no_opengl(name):
     """A simulator steps, and a file's address is known, whatever ``MUJOCO_GL`` says and whether its library is here.
 

@@ -193,7 +193,11 @@ def load_catalogue(folder: Path | None = None) -> Catalogue:
 
     ``folder`` None: the one that the environment variable ``DFP_CATALOGUE`` names, or else ``config/``.
     """
-    folder = folder or Path(os.environ.get("DFP_CATALOGUE") or CATALOGUE)
+    named = os.environ.get("DFP_CATALOGUE")
+    try:
+        folder = folder or (Path(expanded(named)) if named else CATALOGUE)
+    except ValueError as error:
+        raise ConfigError(f"DFP_CATALOGUE: {error}") from None
     tasks = read_yaml(folder / "tasks.yaml")
     for key, entry in tasks.items():
         if isinstance(entry, dict) and isinstance(entry.get("spec"), dict):

@@ -23,6 +23,7 @@ from dfp.plan.catalogue import (
 )
 from dfp.plan.experiments import folder_of, plan
 from dfp.plan.run_table import run_table
+from dfp.shipped import CATALOGUE as FOLDER
 from dfp.spec import ConfigError, parse_spec
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -479,3 +480,13 @@ def test_a_configuration_may_make_a_part_of_an_experiment():
 def test_a_part_that_does_not_exist_is_named(cells, message):
     with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
         parse_config(content() | {"cells": cells}, "c.yaml")
+
+
+def test_the_catalogue_of_the_environment_may_be_below_the_home_folder(tmp_path, monkeypatch):
+    shutil.copytree(FOLDER, tmp_path / "mine")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DFP_CATALOGUE", "~/mine")
+    assert load_catalogue().tasks.keys() == load_catalogue(FOLDER).tasks.keys()
+    monkeypatch.setenv("DFP_CATALOGUE", "$NOWHERE/mine")
+    with pytest.raises(ConfigError, match=r"DFP_CATALOGUE: '\$NOWHERE/mine' is not a path"):
+        load_catalogue()

@@ -4,7 +4,9 @@ import errno
 import importlib.util
 import json
 import struct
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -142,6 +144,7 @@ def test_a_full_disk_is_named_with_the_folder(results, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
+    monkeypatch.setitem(sys.modules, "tensorboard", ModuleType("tensorboard"))  # an extra, replaced here
     monkeypatch.setattr("dfp.ops.export.write_tensorboard", full)
     with pytest.raises(OSError, match="No space") as raised:
         export("tensorboard", results, None)
@@ -151,7 +154,7 @@ def test_a_full_disk_is_named_with_the_folder(results, monkeypatch):
 
 
 def test_a_missing_package_names_its_extra(results, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "wandb", None)
+    monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(ConfigError, match=r"'wandb'.*`uv sync --inexact --extra wandb`"):
         export("wandb", results, None)
     with pytest.raises(ConfigError, match="--to: 'aim'; allowed: tensorboard, wandb"):

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from support.synthetic import CATALOGUE, configured, make_results
@@ -103,8 +105,9 @@ def test_a_foreign_run_that_has_only_begun_is_refused(tmp_path: Path):
         write_metrics(results, partial=True)
 
 
-def test_progress_of_another_run_is_refused(tmp_path: Path):
+def test_progress_of_another_run_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Two unfinished folders merged file by file."""
+    monkeypatch.setitem(sys.modules, "tensorboard", ModuleType("tensorboard"))  # an extra, not reached here
     results = finished(tmp_path)
     folder = results / f"runs/{TASK}/dfp/seed1"
     content = json.loads((folder / "manifest.json").read_text())

@@ -42,6 +42,16 @@ def recorded(tmp_path_factory):
         yield data_dir, manifest, lines
 
 
+def test_the_rows_do_not_depend_on_the_kernels_that_a_cpu_would_choose(recorded, tmp_path, monkeypatch):
+    """OpenBLAS chooses by the CPU. With another choice, a plan's rows differ, unless the recording fixes it."""
+    _, manifest, _ = recorded
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Nehalem")
+    monkeypatch.setenv("NPY_DISABLE_CPU_FEATURES", "X86_V3")
+    monkeypatch.setattr(suite, "EPISODE_STEPS", STEPS)
+    assert record_here(tmp_path, processes=1)[0] == manifest
+    assert os.environ["OPENBLAS_CORETYPE"] == "Nehalem"
+
+
 def test_a_generated_dataset_is_described(recorded):
     data_dir, manifest, lines = recorded
     folder = data_dir / "generate" / "cube-single-play-v0-3x130-seed11-v1"

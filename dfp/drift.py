@@ -1,17 +1,16 @@
 """The drifting field and its loss. This module can be read without the others.
 
-A policy is a one-pass map ``a = f(eps, s)``. For every state it generates ``G`` samples, and the *drifting field*
-pulls each of them towards positives ``y+`` and pushes it away from negatives ``y-``, the policy's own samples
-(Eq. 3). Training regresses a sample onto the point to which the field moves it (Eq. 4). Behaviour cloning (Eq. 18) and
-policy improvement (Eq. 16) are this one loss with two sets of positives: the data action, and the top-K
-critic-ranked candidates.
+A policy is a one-pass map ``a = f(eps, s)``. For every state it generates ``G`` samples. The *drifting field* pulls
+each sample towards positives ``y+`` and pushes it away from negatives ``y-``, the policy's own samples (Eq. 3).
+Training regresses a sample onto the point to which the field moves it (Eq. 4). Behaviour cloning (Eq. 18) and policy
+improvement (Eq. 16) use this loss with different positives: the data action, and the K best candidates by the critic.
 
 Shapes: ``B`` states, ``G`` generated samples of a state, ``K`` positives, ``M`` extra negatives, ``N`` targets in all,
 ``D`` coordinates of a flattened action chunk.
 
 Two normalisations of the same field:
 
-* :func:`mean_shift_field`, Eq. 3 as written: a Gaussian kernel on raw actions. Eqs. 7 and 8 hold exactly.
+* :func:`mean_shift_field`, Eq. 3: a Gaussian kernel on raw actions.
 * :func:`joint_field`, the released drifting algorithm: distances in units of their batch mean, weights normalised
   over targets and over samples, the force of each bandwidth scaled to unit RMS. The default for training.
 """
@@ -26,19 +25,19 @@ from jaxtyping import Bool, Float
 
 Normalisation = Literal["joint", "mean_shift"]
 
-SELF_DISTANCE = 100.0  # added to the normalised distance of a sample to itself, so that its weight vanishes
+SELF_DISTANCE = 100.0  # added to the normalised distance of a sample to itself, so that it is not its own negative
 MIN_SCALE = 1e-3
 MIN_WEIGHT = 1e-6
 MIN_FORCE = 1e-4
 
 
 class Field(NamedTuple):
-    """A drifting field at the samples. Everything is a constant for differentiation."""
+    """A drifting field at the samples. :func:`drifting_field` makes it a constant for differentiation."""
 
     velocity: Float[Array, "B G D"]  #: displacement of each sample, in units of ``scale``
     scale: Float[Array, ""]  #: length of one unit in action coordinates
-    strength: Float[Array, ""]  #: RMS of the force before normalisation; under ``joint`` the loss itself is constant
-    distance: Float[Array, ""]  #: mean distance between samples and targets, in action coordinates
+    strength: Float[Array, ""]  #: RMS of the velocity; under ``joint`` of the forces before they are scaled
+    distance: Float[Array, ""]  #: mean distance between samples and targets, self pairs included, in action coordinates
 
 
 def drifting_field(
@@ -52,14 +51,12 @@ def drifting_field(
     """The field ``V_{p,q}`` at each sample; ``q`` is the policy that drew the samples.
 
     Args:
-      samples: generated actions.
+      samples: generated actions. ``mean_shift`` needs two per state, or extra negatives; otherwise the field is NaN.
       positives: samples of the target ``p``.
       extra_negatives: further samples of ``q``, or none.
-      bandwidths: kernel bandwidths ``h > 0``; their fields are added (``joint``) or averaged (``mean_shift``).
+      bandwidths: kernel bandwidths ``h > 0``, in units of the mean distance (``joint``) or in action coordinates
+        (``mean_shift``). Their fields are added (``joint``) or averaged (``mean_shift``).
       normalisation: ``joint`` or ``mean_shift``, described at the top of this module.
-
-    Returns:
-      The field, a constant for differentiation.
     """
     if extra_negatives is None:
         extra_negatives = jnp.zeros_like(samples[:, :0])
@@ -83,7 +80,7 @@ def drift_loss(
     return jnp.mean(errors if weights is None else errors * weights[:, None, :])
 
 
-# --------------------------------------------------------------------------- Eq. 3 as written
+# --------------------------------------------------------------------------- Eq. 3
 
 
 def mean_shift_field(
@@ -97,7 +94,7 @@ def mean_shift_field(
     """Eq. 3: attraction to the positives minus attraction to the state's other samples, averaged over bandwidths.
 
     A sample is not a negative of itself. At a small bandwidth ``k(x, x) = 1`` would outweigh all other samples and
-    switch the repulsion off. ``exclude_self=False`` keeps the sample itself, as Eqs. 7 and 8 do.
+    switch the repulsion off. With ``exclude_self=False`` and one bandwidth, Eqs. 7 and 8 hold exactly.
     """
     negatives = jnp.concatenate([samples, extra_negatives], axis=1)
     own = _own(samples, negatives) if exclude_self else None
@@ -136,10 +133,10 @@ def joint_field(
     extra_negatives: Float[Array, "B M D"],
     bandwidths: Sequence[float],
 ) -> Field:
-    """The field that the drifting-models release trains with: Eq. 3 times ``P_i M_i``, in normalised units.
+    """The field that the drifting-models release trains with: the sum of :func:`joint_force` over bandwidths.
 
-    The length scale is the mean distance over the WHOLE batch. The target of a state therefore depends on the other
-    states of the batch.
+    Each force is scaled to unit RMS over the batch. The unit of length is the mean distance over the WHOLE batch. The
+    target of a state therefore depends on the other states of the batch.
     """
     negatives = jnp.concatenate([samples, extra_negatives], axis=1)
     targets = jnp.concatenate([negatives, positives], axis=1)
@@ -160,9 +157,10 @@ def joint_force(
     num_negatives: int,
     bandwidth: float,
 ) -> Float[Array, "B G D"]:
-    """``M_i sum_pos W_ij y_j - P_i sum_neg W_ij y_j``, with ``P_i`` and ``M_i`` the weight on positives and negatives.
+    """``M_i sum_pos W_ij y_j - P_i sum_neg W_ij y_j``: Eq. 3 with the weights ``W``, times ``P_i M_i``.
 
-    The weights are ``W = sqrt(softmax over targets * softmax over samples)`` of ``-d / h``, a Laplacian kernel.
+    ``P_i`` and ``M_i`` are the sums of ``W_ij`` over positives and over negatives. The weights are
+    ``W = sqrt(softmax over targets * softmax over samples)`` of ``-d / h``, a Laplacian kernel.
 
     Args:
       distances: normalised distances to the negatives, then to the positives.

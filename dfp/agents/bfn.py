@@ -1,6 +1,6 @@
 """Best of N from a flow policy (BFN, Ghasemipour et al. 2021), and with chunks of actions (QC-BFN, Li et al. 2025).
 
-The flow only clones the data. The critic improves the policy by choosing among N samples, when the policy acts and in
+The flow only clones the data. The critic improves the policy: it chooses among N samples when the policy acts and in
 the TD target. A chunk has one action in BFN and five in QC-BFN.
 """
 
@@ -14,7 +14,7 @@ from dfp.spec import PositiveInt
 
 
 class Config(FlowPolicyConfig, BestOfNConfig):
-    """QC-BFN on OGBench's cubes. ``config/methods.yaml`` has the differences for BFN and by task."""
+    """QC-BFN's settings on OGBench. ``config/methods.yaml`` has those of BFN and those on Robomimic."""
 
     name: str = "bfn"
     best_of: PositiveInt = Field(

@@ -1,13 +1,12 @@
 """Drifting Field Policy (Algorithm 1). A one-pass policy ``a = f(eps, s)``, trained with the drifting loss.
 
 The offline phase minimises ``L_BC`` (Eq. 18), in which the data action is the only positive of a state. The online
-phase minimises ``L_BC + lambda L_topK`` (Eq. 16). ``L_topK`` draws the same samples to the K best of N candidates of
-pi_old. Without ``top_k`` this is DFP w/o top-K.
+phase adds ``lambda L_topK`` (Eq. 16), in which the positives are the K best of N candidates of pi_old. Both terms use
+the same samples. Without ``top_k`` this is DFP w/o top-K.
 
-Where to find Algorithm 1: ``pi_old := pi`` is ``ActorCritic.start_improving``; the critic step (Eq. 1) is
-``ActorCritic.critic_loss``; the N candidates of pi_old, ranked by Q (Eq. 15), are ``ActorCritic.top_candidates``; the
-actor step (Eqs. 16, 18) is ``Agent.actor_loss``; the averages of the target critic and of pi_old are at the end of
-``ActorCritic.update``.
+The lines of Algorithm 1 are ``ActorCritic.start_improving`` (pi_old := pi), ``ActorCritic.sample_actions`` (best of
+N'), ``ActorCritic.top_candidates`` (Eq. 15), ``Agent.actor_loss`` (Eqs. 16, 18), ``ActorCritic.critic_loss`` (Eq. 1)
+and ``ActorCritic.update`` (the averages).
 """
 
 import dataclasses
@@ -26,17 +25,17 @@ from dfp.spec import PositiveInt
 
 
 class Config(TopKPolicyConfig):
-    """Table 5, OGBench column; ``config/methods.yaml`` has the differences on Robomimic."""
+    """Table 5's values for OGBench; ``config/methods.yaml`` has those for Robomimic."""
 
     name: str = "dfp"
     samples: PositiveInt = Field(default=8, description="G (N_gen), generated samples per state. Table 5: 8.")
     bandwidths: tuple[Annotated[float, Field(gt=0.0)], ...] = Field(
         default=(0.05,),
         min_length=1,
-        description="h, kernel bandwidths. Table 5: {0.05} / {0.005, 0.05}; the release: 0.1.",
+        description="h, kernel bandwidths. Table 5: {0.05}, on Robomimic {0.005, 0.05}; the release: 0.1.",
     )
     normalisation: Normalisation = Field(
-        default="joint", description="`joint`, the released algorithm, or `mean_shift`, Eq. 3 (drift.py)."
+        default="joint", description="`joint`: the released algorithm; `mean_shift`: Eq. 3 (`dfp/drift.py`)."
     )
     mask_invalid: bool = Field(
         default=False, description="Leave steps after an episode's end out of the drift loss. The release does not."
@@ -63,7 +62,7 @@ class Agent(TopK):
         if self.config.top_k is None or self.config.top_k.weight == 0.0:
             return loss, metrics
 
-        # L_topK (Eq. 16): the positives are the critic's favourites among candidates of pi_old.
+        # L_topK (Eq. 16): the positives are the best candidates of pi_old by the critic.
         favourites = self.top_candidates(state, batch.observation, candidates_key, self.config.top_k)
         top_k_loss, top_k_metrics = self.loss_towards(favourites, samples, weights)
         metrics |= {f"top_k_{name}": value for name, value in top_k_metrics.items()}
@@ -93,7 +92,7 @@ class Agent(TopK):
 
     def generated_samples(self, actor: Params, observation: Float[Array, "B S"], key: Array) -> Float[Array, "B G D"]:
         """G samples of each state, clipped to the action range, with gradient."""
-        # One matrix of rows: contracting over two batch axes makes the weights' gradient 1.4 times slower on a CPU.
+        # One matrix of B * G rows: with two batch axes the gradient of the weights takes 1.4 times as long on a CPU.
         repeated = jnp.repeat(observation, self.config.samples, axis=0)
         noise = jax.random.normal(key, (repeated.shape[0], self.chunk_size))
         samples = jnp.clip(self.generate(actor, repeated, noise), -1.0, 1.0)

@@ -1,8 +1,8 @@
 """Flow Q-learning (FQL, Park et al. 2025), and with chunks of actions (QC-FQL, Li et al. 2025).
 
-A flow clones the data. A one-pass student ``mu(s, z)`` imitates the action that the flow makes of the same noise, and
-follows the critic's gradient to actions of higher value. Only the student acts. A chunk has one action in FQL and five
-in QC-FQL.
+A flow clones the data. A one-pass student ``mu(s, z)`` imitates the action that the flow makes from the same noise. It
+also follows the critic's gradient to actions of higher value. Only the student acts. A chunk has one action in FQL and
+five in QC-FQL.
 """
 
 import dataclasses
@@ -38,11 +38,10 @@ class Agent(FlowPolicy):
         """``L_BC(flow) + alpha L_distillation(student) - mean Q(student)``."""
         flow_key, student_key = jax.random.split(key)
 
-        # L_BC: flow matching with the buffer's actions; steps after an episode's end do not count.
         bc_loss = self.cloning_loss(actor["flow"], batch, flow_key)
 
-        # L_distillation: towards the flow's action for the same noise. Its parameters are frozen, not its result:
-        # otherwise autodiff would store the activations of every Euler step.
+        # L_distillation: towards the flow's action for the same noise. Stop the gradient at the flow's parameters, not
+        # at its result: otherwise autodiff stores the activations of every Euler step.
         z = jax.random.normal(student_key, batch.action.shape)
         target = self.flow_actions(jax.lax.stop_gradient(actor["flow"]), batch.observation, z)
         actions = self.generate(actor, batch.observation, z)

@@ -2,7 +2,7 @@
 
 Time runs from data (t = 0) to noise (t = 1): ``z_t = (1 - t) a + t eps``, velocity ``v = eps - a``. The network
 ``u(s, z, r, t)`` is the mean velocity over [r, t], so one step takes noise to an action: ``a = eps - u(s, eps, 0, 1)``.
-With ``top_k`` the same loss also applies to the K best candidates (MVP w/ top-K, Table 2).
+With ``top_k`` the same loss also applies to the K best candidates of pi_old (MVP w/ top-K, Table 2).
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ class Config(TopKPolicyConfig):
     ivc_weight: float = Field(
         default=1.0, ge=0.0, description="Weight of the instantaneous-velocity constraint. Release: 1."
     )
-    time_mean: float = Field(default=-0.4, description="Mean of the normal whose sigmoid draws times. MeanFlow: -0.4.")
+    time_mean: float = Field(default=-0.4, description="Times are sigmoids of a normal of this mean. MeanFlow: -0.4.")
     time_std: float = Field(default=1.0, gt=0.0, description="Standard deviation of that normal. MeanFlow: 1.")
 
 
@@ -76,13 +76,13 @@ class Agent(TopK):
         def mean_velocity(z: Array, r: Array, t: Array) -> Array:
             return self.mean_velocity(actor, observation, z, r, t)
 
-        # L_MF: the MeanFlow identity u = v - (t - r) du/dt, with du/dt along the path, by a JVP.
+        # L_MF: the MeanFlow identity u = v - (t - r) du/dt.
         u, target = mean_flow_target(mean_velocity, interpolate(action, noise, t), velocity, r, t)
         mean_flow = jnp.mean(weights * jnp.square(u - target))
         if self.config.ivc_weight == 0.0:
             return mean_flow, {"loss": mean_flow}
 
-        # L_IVC: over an empty interval the mean velocity is the velocity.
+        # L_IVC: over an interval of length 0 the mean velocity is the velocity.
         instantaneous = mean_velocity(interpolate(action, noise, r), r, r)
         constraint = jnp.mean(weights * jnp.square(instantaneous - velocity))
         loss = mean_flow + self.config.ivc_weight * constraint

@@ -23,7 +23,7 @@ from dfp.spec import AgentConfig, Closed, NetworkSpec, PositiveInt, TrainingSpec
 Params = Any
 Metrics = dict[str, Array]
 
-# Candidates per block in which they are drawn and scored on a CPU: fewer make slow products, more leave the cache.
+# Candidates that a CPU draws and scores at once. Smaller products are slower, larger ones do not fit the cache.
 CPU_BLOCK = 1024
 
 
@@ -45,7 +45,7 @@ class TopKConfig(Closed):
 
 
 class PolicyConfig(AgentConfig):
-    """What every policy here has."""
+    """Settings of every method in this package."""
 
     chunk: PositiveInt = Field(default=5, description="H, actions per chunk. Table 5: 5; 1 for FQL and BFN.")
 
@@ -57,7 +57,7 @@ class OneStepConfig(PolicyConfig):
 
 
 class BestOfNConfig(PolicyConfig):
-    """A policy that acts by the critic's favourite among its own samples."""
+    """A policy that executes the sample with the highest value."""
 
     best_of: PositiveInt = Field(
         default=16,
@@ -66,7 +66,7 @@ class BestOfNConfig(PolicyConfig):
 
 
 class TopKPolicyConfig(BestOfNConfig):
-    """A policy that also improves by imitation of its best candidates."""
+    """A policy that also imitates its best candidates."""
 
     top_k: TopKConfig | None = Field(default=TopKConfig(), description="Policy improvement online; null: none.")
 
@@ -81,8 +81,8 @@ class AgentState(NamedTuple):
 
     actor: Params
     critic: Params
-    target_critic: Params  #: of the part of the critic that has a target
-    anchor: Params | None  #: pi_old, an average of the policy, if the method has one
+    target_critic: Params  #: average of the critic, or of the part that :meth:`ActorCritic.targeted` returns
+    anchor: Params | None  #: average of the policy, if the method has one: pi_old, a teacher or a target actor
     optimiser: optax.OptState
 
     def __repr__(self) -> str:
@@ -122,7 +122,12 @@ def take_candidates(actions: Float[Array, "B N D"], chosen: Int[Array, "B K"]) -
 
 
 def in_blocks(function: Callable[..., Any], *arrays: Array, count: int) -> Any:
-    """``function(*arrays)`` of independent rows with ``count`` candidates each; on a CPU in blocks of rows."""
+    """``function(*arrays)``, on a CPU in blocks of rows if the blocks divide the rows evenly.
+
+    Args:
+      function: acts on each row alone.
+      count: candidates per row.
+    """
     rows, size = arrays[0].shape[0], max(CPU_BLOCK // count, 1)
     if jax.default_backend() != "cpu" or rows % size:
         return function(*arrays)
@@ -144,7 +149,7 @@ class ActorCritic(abc.ABC):
     action_size: int
     config: PolicyConfig
 
-    pessimistic: ClassVar[bool] = False  #: the value of an ensemble is its minimum, not its mean
+    pessimistic: ClassVar[bool] = False  #: whether the value of an ensemble is its minimum instead of its mean
 
     @property
     def chunk(self) -> int:
@@ -163,12 +168,12 @@ class ActorCritic(abc.ABC):
 
     @property
     def top_k(self) -> TopKConfig | None:
-        """Policy improvement by the best candidates of pi_old; None: there is none."""
+        """Settings of policy improvement by the best candidates of pi_old; None: there is none."""
         return None
 
     @property
     def anchor_rate(self) -> float | None:
-        """Rate per update at which pi_old follows the policy; None: there is no pi_old."""
+        """Rate per update at which the anchor follows the policy; None: there is no anchor."""
         return None if self.top_k is None else self.top_k.ema_rate
 
     @property
@@ -230,7 +235,7 @@ class ActorCritic(abc.ABC):
         return jnp.min(values, axis=0) if self.pessimistic else jnp.mean(values, axis=0)
 
     def critic_loss(self, critic: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        """Eq. 1 over a chunk; the next action comes from the routine that acts, the target critic values it."""
+        """Eq. 1 over a chunk. ``sample_actions`` chooses the next action, and the target critic values it."""
         next_action = self.sample_actions(state, batch.next_observation, jax.random.split(key, batch.size))
         next_value = self.aggregate(self.values(state.target_critic, batch.next_observation, next_action))
         target = jax.lax.stop_gradient(td_target(batch.return_, batch.discount, next_value))
@@ -242,17 +247,17 @@ class ActorCritic(abc.ABC):
 
     @property
     def noise_size(self) -> int:
-        """Gaussian numbers that a sample of the policy is made from."""
+        """Z, the Gaussian numbers from which the policy makes one sample."""
         return self.chunk_size
 
     def acting(self, state: AgentState) -> tuple[Params, Params]:
-        """The actor that proposes and the ensemble that ranks, when the policy acts: the live ones."""
+        """The actor that proposes and the critics that rank when the policy acts: those of the last update."""
         return state.actor, state.critic
 
     def sample_actions(
         self, state: AgentState, observation: Float[Array, "B S"], keys: Key[Array, " B"]
     ) -> Float[Array, "B D"]:
-        """Chunks to execute, best of N', in [-1, 1]. The result of a row depends only on its state and key."""
+        """Chunks to execute, best of N', in [-1, 1]. A row depends on its own observation and key alone."""
 
         def best(observation: Array, keys: Array) -> Array:
             actions, scores = self.scored_candidates(*self.acting(state), observation, keys, self.best_of)
@@ -274,10 +279,8 @@ class ActorCritic(abc.ABC):
     def scored_candidates(
         self, actor: Params, critic: Params, observation: Float[Array, "B S"], keys: Key[Array, " B"], count: int
     ) -> tuple[Float[Array, "B {count} D"], Float[Array, "B {count}"]]:
-        """Candidates of each state and their values.
-
-        They are rows of one matrix of ``B * N`` rows: its products are faster than those of ``B`` matrices.
-        """
+        """Candidates of each state, in [-1, 1], and their values; a single candidate has the value 0."""
+        # One matrix of B * N rows: its products are faster than those of B matrices.
         observations = jnp.repeat(observation, count, axis=0)
         noise = jax.vmap(lambda key: jax.random.normal(key, (count, self.noise_size)))(keys)
         actions = jnp.clip(self.generate(actor, observations, noise.reshape(-1, self.noise_size)), -1.0, 1.0)
@@ -294,7 +297,7 @@ class ActorCritic(abc.ABC):
         return optax.adam(self.training.learning_rate)
 
     def init(self, key: Array) -> AgentState:
-        """Fresh parameters; the target critic starts as a copy."""
+        """Fresh parameters. The target critic and the anchor start as copies."""
         actor_key, critic_key = jax.random.split(key)
         actor, critic = self.init_actor(actor_key), self.init_critic(critic_key)
         target_critic = jax.tree.map(jnp.copy, self.targeted(critic))
@@ -302,11 +305,11 @@ class ActorCritic(abc.ABC):
         return self.start_improving(AgentState(actor, critic, target_critic, None, optimiser))
 
     def state_shape(self) -> AgentState:
-        """Shapes and dtypes of a state, without values and without a device: the template of a checkpoint."""
+        """Shapes and dtypes of a state, without values: the template of a checkpoint."""
         return jax.eval_shape(lambda: self.init(jax.random.key(0)))
 
     def start_improving(self, state: AgentState) -> AgentState:
-        """Algorithm 1, first line: ``pi_old := pi``, if the method has one."""
+        """The start of Algorithm 1: ``pi_old := pi``, if the method has an anchor."""
         anchor = None if self.anchor_rate is None else jax.tree.map(jnp.copy, state.actor)
         return state._replace(anchor=anchor)
 
@@ -330,7 +333,7 @@ class ActorCritic(abc.ABC):
 
 @dataclasses.dataclass(frozen=True)
 class Deterministic(ActorCritic):
-    """One action for each state: a network of the state alone, on which the noise has no influence."""
+    """A policy with one action for each state. It ignores the noise."""
 
     @property
     def policy_network(self) -> JointNetwork:
@@ -349,7 +352,7 @@ class Deterministic(ActorCritic):
 
 @dataclasses.dataclass(frozen=True)
 class BestOfN(ActorCritic):
-    """Acts by the best of N' samples of the policy."""
+    """Executes the best of N' samples of the policy."""
 
     config: BestOfNConfig
 

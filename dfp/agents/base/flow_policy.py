@@ -1,4 +1,4 @@
-"""A policy that is a flow: from one draw of noise along a learnt velocity field (BFN, FQL, IFQL, FAWAC, FBRAC)."""
+"""A policy that follows a learnt velocity field from noise to an action (BFN, FQL, IFQL, FAWAC, FBRAC)."""
 
 import dataclasses
 import functools
@@ -14,21 +14,21 @@ from dfp.spec import PositiveInt
 
 
 class FlowPolicyConfig(PolicyConfig):
-    """What every such policy has."""
+    """Settings of every flow policy."""
 
     flow_steps: PositiveInt = Field(default=10, description="Euler steps from noise to action. Q-chunking, FQL: 10.")
 
 
 @dataclasses.dataclass(frozen=True)
 class FlowPolicy(ActorCritic):
-    """An action is the end of the flow from a draw of noise. The method decides how many to draw and which to use."""
+    """An action is the point to which the flow takes a draw of noise."""
 
     config: FlowPolicyConfig
 
     # -- losses
 
     def actor_loss(self, actor: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        """Flow matching with the buffer's actions, and nothing else."""
+        """Flow matching with the buffer's actions alone."""
         loss = self.cloning_loss(actor, batch, key)
         return loss, {"bc_loss": loss}
 
@@ -36,8 +36,7 @@ class FlowPolicy(ActorCritic):
         """Flow matching with the buffer's actions. Steps after an episode's end do not count.
 
         Args:
-          flow: parameters of the velocity field.
-          weights: how much each row counts, ``[B]``, or none for ones.
+          weights: weight of each row, ``[B]``, or none for ones.
         """
         noise, t = draw_start(key, batch.action)
         valid = per_step(batch.valid, self.action_size)
@@ -52,12 +51,12 @@ class FlowPolicy(ActorCritic):
         return self.actor_body(self.observation_size, self.chunk_size, 1)
 
     def velocity(self, flow: Params, observation: Array) -> Velocity:
-        """The field ``v(x, t)`` of the states ``[..., S]``."""
+        """The field ``v(x, t)`` at the states ``[..., S]``."""
         return functools.partial(self.velocity_network, flow, observation)
 
     def init_actor(self, key: Array) -> Params:
         return self.velocity_network.init(key)
 
     def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
-        """The point to which the flow takes the noise."""
+        """The end of the flow, after ``flow_steps`` Euler steps."""
         return integrate(self.velocity(actor, observation), noise, self.config.flow_steps)

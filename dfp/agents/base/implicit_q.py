@@ -1,6 +1,6 @@
 """IQL's critics (Kostrikov et al. 2022), which never evaluate an action outside the data.
 
-``V(s)`` is the expectile of ``min_e Qtarget_e(s, a)`` over the actions ``a`` in the data. With ``expectile`` near 1 it
+``V(s)`` is an expectile of ``min_e Qtarget_e(s, a)`` over the actions ``a`` in the data. With ``expectile`` near 1, it
 is close to the value of the best action in the data. ``Q`` bootstraps from ``V``, so the critics do not depend on the
 policy. IQL, IFQL, IDQL and SRPO differ in the policy that they extract from these critics.
 
@@ -24,14 +24,14 @@ MAX_WEIGHT = 100.0
 
 
 class ImplicitQConfig(OneStepConfig):
-    """What every policy on these critics has."""
+    """Settings of every method with these critics."""
 
     expectile: float = Field(
         default=0.9,
         gt=0.0,
         lt=1.0,
-        description="kappa of the expectile that V is. FQL's release: 0.9 for IQL and IFQL; our choice for IDQL and "
-        "SRPO, whose releases have 0.7 (SRPO on mazes 0.9).",
+        description="kappa: V is this expectile of the values of the data's actions. FQL's release: 0.9 for IQL and "
+        "IFQL; our choice for IDQL and SRPO, whose releases have 0.7 (SRPO on mazes 0.9).",
     )
 
 
@@ -41,7 +41,7 @@ class ImplicitQConfig(OneStepConfig):
 def expectile_loss(
     value: Float[Array, " B"], target: Float[Array, " B"], expectile: float, valid: Float[Array, " B"]
 ) -> Float[Array, ""]:
-    """``mean_b valid |kappa - 1(y < v)| (y - v)^2`` (IQL's Eq. 5). An expectile of 0.5 is half the squared error."""
+    """``mean_b valid |kappa - 1(y < v)| (y - v)^2`` (IQL's Eq. 5). With expectile 0.5 it is half the squared error."""
     weight = jnp.where(target < value, 1.0 - expectile, expectile)
     return jnp.mean(valid * weight * jnp.square(target - value))
 
@@ -57,7 +57,7 @@ def advantage_weights(advantage: Float[Array, "*any"], inverse_temperature: floa
 
 @dataclasses.dataclass(frozen=True)
 class StateValue(ActorCritic):
-    """A network ``V(s)`` and the ensemble. Of the parameters ``{"q": ..., "v": ...}``, ``q`` has a target."""
+    """An ensemble ``Q`` and a network ``V(s)``. Parameters: ``{"q": ..., "v": ...}``; only ``q`` has a target."""
 
     @property
     def value_network(self) -> MLP:
@@ -89,7 +89,7 @@ class ImplicitQ(StateValue):
     # -- losses
 
     def critic_loss(self, critic: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        """``L_V + L_Q``; each sees the other as it was before the update."""
+        """``L_V + L_Q``. Each uses the other's parameters from before the update."""
         valid = batch.valid[:, -1]
 
         # L_V: towards the expectile of the target critics.

@@ -1,4 +1,4 @@
-"""Consistency models: one network that takes a noisy action, however noisy, to the action it came from.
+"""Consistency models: one network that takes an action with any amount of noise back to the action.
 
 Song et al. 2023: ``x_sigma = a + sigma z`` with ``z ~ N(0, I)`` and noise levels ``sigma`` from ``epsilon = 0.002`` to
 ``T = 80``. A consistency function ``f`` has one value along every path from noise to data, ``f(x_sigma, sigma) =
@@ -14,14 +14,14 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
-# f(x, sigma) of given states: [..., D], [..., 1] -> [..., D]
+# f(x, sigma) for fixed states: [..., D], [..., 1] -> [..., D]
 Consistency = Callable[[Array, Array], Array]
 
 SIGMA_MIN = 0.002  # epsilon
 SIGMA_MAX = 80.0  # T
-SIGMA_DATA = 0.5  # the actions' own spread, as the scalings assume it
+SIGMA_DATA = 0.5  # the spread of the actions that the scalings assume
 RHO = 7.0
-LOSS_SCALE = 100.0  # Ding & Jin's release, whose eta is measured against it
+LOSS_SCALE = 100.0  # as in Ding & Jin's release: CAC's eta is the weight of Q relative to it
 
 # --------------------------------------------------------------------------- noise levels and scalings
 
@@ -33,7 +33,7 @@ def karras_levels(count: int) -> Float[Array, " {count}"]:
 
 
 def skip_scale(sigma: Array) -> Array:
-    """``c_skip = sigma_data^2 / ((sigma - epsilon)^2 + sigma_data^2)``: how much of ``x`` is kept; 1 at epsilon."""
+    """``c_skip = sigma_data^2 / ((sigma - epsilon)^2 + sigma_data^2)``: the share of ``x``; 1 at epsilon."""
     return SIGMA_DATA**2 / (jnp.square(sigma - SIGMA_MIN) + SIGMA_DATA**2)
 
 
@@ -62,10 +62,10 @@ def consistency_loss(
     """The mean of ``weights (f(a + sigma' z, sigma') - sg f_teacher(a + sigma z, sigma))^2``.
 
     Args:
-      function, teacher: ``f``, and the older one that it learns from.
+      function, teacher: ``f``, and the average of ``f`` from which it learns.
       action, noise: ``a`` and ``z``.
-      sigma, next_sigma: neighbouring levels, the larger second.
-      weights: how much each coordinate, or each state, counts.
+      sigma, next_sigma: neighbouring levels, ``sigma < sigma'``.
+      weights: weight of each coordinate, or of each state.
     """
     target = jax.lax.stop_gradient(teacher(action + sigma * noise, sigma))
     error = function(action + next_sigma * noise, next_sigma) - target
@@ -73,7 +73,7 @@ def consistency_loss(
 
 
 def level_weights(sigma: Float[Array, "*any"], next_sigma: Float[Array, "*any"]) -> Float[Array, "*any"]:
-    """``100 / (sigma' - sigma)``. Close levels have close values and would hardly count without it."""
+    """``100 / (sigma' - sigma)``. Without it, close levels would hardly count, because their values are close."""
     return LOSS_SCALE / (next_sigma - sigma)
 
 
@@ -88,10 +88,10 @@ def draw_levels(
 def multistep(
     function: Consistency, noise: Float[Array, "*rows K D"], levels: Float[Array, " K"]
 ) -> Float[Array, "*rows D"]:
-    """Song et al.'s Algorithm 1: noise is taken to an action, noised again and taken back.
+    """Song et al.'s Algorithm 1: ``f`` maps noise to an action, then noise is added and ``f`` applied again.
 
     Args:
-      noise: one ``z`` for each step; the first, times ``levels[0]``, is where it starts.
+      noise: one ``z`` for each step. The start is the first, times ``levels[0]``.
       levels: falling noise levels above ``epsilon``.
     """
     x = function(levels[0] * noise[..., 0, :], _at(levels[0], noise))
@@ -109,7 +109,7 @@ def _at(level: Array, noise: Array) -> Array:
 
 
 def consistency_function(network: Callable[[Array, Array], Array]) -> Consistency:
-    """``f(x, sigma) = c_skip x + c_out F(c_in x, log(sigma) / 4)`` of a network ``F`` with its states fixed."""
+    """``f(x, sigma) = c_skip x + c_out F(c_in x, log(sigma) / 4)`` for a network ``F`` at fixed states."""
 
     def function(x: Array, sigma: Array) -> Array:
         return skip_scale(sigma) * x + output_scale(sigma) * network(input_scale(sigma) * x, 0.25 * jnp.log(sigma))

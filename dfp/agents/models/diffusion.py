@@ -1,9 +1,8 @@
-"""Diffusion: a network that predicts the noise in a noisy action, and the way from noise back to actions.
+"""Diffusion: a network that predicts the noise in a noisy action, and the sampler that turns noise into actions.
 
 Variance preserving (Ho et al. 2020, Song et al. 2021): time runs from data (t = 0) to noise (t = 1),
-``a_t = alpha_t a + sigma_t eps`` with ``eps ~ N(0, I)`` and ``alpha_t^2 + sigma_t^2 = 1``. IDQL cuts the way into five
-steps, SRPO leaves it continuous; both have one schedule, of which DDPM's products of ``1 - beta_k`` are the values at
-``t = k / T``.
+``a_t = alpha_t a + sigma_t eps`` with ``eps ~ N(0, I)`` and ``alpha_t^2 + sigma_t^2 = 1``. SRPO draws ``t`` from an
+interval. IDQL draws it from ``k / T``, and there ``alpha_t^2`` is DDPM's product of the ``1 - beta_k`` so far.
 
 Shapes: ``B`` batch, ``S`` state, ``D`` flattened action chunk; leading dimensions (``*rows``) are free.
 """
@@ -17,12 +16,12 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-# w(t) of SRPO: sigma_t^2, which listens to the blurred data most, or alpha_t / sigma_t, to the sharp
+# w(t) of SRPO: sigma_t^2 gives most weight to large t (much noise), alpha_t / sigma_t to small t
 Weighting = Literal["variance", "score"]
-# eps_hat(a_t, t) of given states: [..., D], [..., 1] -> [..., D]
+# eps_hat(a_t, t) for fixed states: [..., D], [..., 1] -> [..., D]
 NoisePrediction = Callable[[Array, Array], Array]
 
-# --------------------------------------------------------------------------- the way to noise
+# --------------------------------------------------------------------------- from action to noise
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,18 +79,18 @@ def score_regularisation(
     t: Float[Array, "B 1"],
     weighting: Weighting,
 ) -> Float[Array, "B D"]:
-    """``w(t) (eps_hat(a_t, t) - eps)``, which points away from the actions that the data makes likely.
+    """``w(t) (eps_hat(a_t, t) - eps)``, which points away from actions that are likely under the data.
 
-    ``eps_hat`` is ``-sigma_t`` times the score of the smoothed data, so the mean over noise and times is a weighted
-    gradient of its negative log-likelihood at ``action`` (SRPO, Eq. 10). The ``- eps`` has mean zero and takes variance
-    off.
+    ``eps_hat`` is ``-sigma_t`` times the score of the smoothed data. The mean over noise and times is therefore a
+    weighted gradient of the negative log-likelihood at ``action`` (SRPO, Eq. 10). Subtracting ``eps``, which has mean
+    zero, reduces the variance.
     """
     alpha, sigma = schedule.signal(t), schedule.noise(t)
     weight = {"variance": jnp.square(sigma), "score": alpha / sigma}[weighting]
     return weight * (prediction(diffuse(schedule, action, noise, t), t) - noise)
 
 
-# --------------------------------------------------------------------------- the way back
+# --------------------------------------------------------------------------- from noise to action
 
 
 def ancestral_step(
@@ -117,10 +116,10 @@ def ancestral_step(
 def ancestral(
     prediction: NoisePrediction, schedule: VPSchedule, noise: Float[Array, "*rows T D"]
 ) -> Float[Array, "*rows D"]:
-    """From noise to actions in T steps, held within [-1, 1] after each, as IDQL's sampler does.
+    """From noise to actions in T steps, clipped to [-1, 1] after each step, as in IDQL's sampler.
 
     Args:
-      noise: one draw for each step. The way back starts at the first; every step but the last adds the next one.
+      noise: ``T`` draws. The sampler starts at the first; every step but the last adds the next one.
     """
     steps = noise.shape[-2]
 

@@ -1,7 +1,7 @@
-"""Flow matching: a velocity field, learnt on the straight lines from noise to data, that carries noise to actions.
+"""Flow matching: learn the velocity along straight lines from noise to data, then follow it from noise to actions.
 
 Time runs from noise (t = 0) to data (t = 1): ``x_t = (1 - t) x_0 + t a`` with ``x_0 ~ N(0, I)``, and the velocity along
-a line is ``a - x_0`` (Lipman et al. 2023). MVP's clock runs the other way.
+a line is ``a - x_0`` (Lipman et al. 2023). In MVP time runs the other way.
 
 Shapes: ``B`` batch, ``S`` state, ``D`` flattened action chunk; leading dimensions (``*rows``) are free.
 """
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float, PRNGKeyArray
 
-# v(x, t) of given states: [..., D], [..., 1] -> [..., D]
+# v(x, t) for fixed states: [..., D], [..., 1] -> [..., D]
 Velocity = Callable[[Array, Array], Array]
 
 
@@ -49,5 +49,5 @@ def integrate(velocity: Velocity, noise: Float[Array, "*rows D"], steps: int) ->
         t = jnp.full((*x.shape[:-1], 1), k / steps, x.dtype)
         return x + velocity(x, t) / steps
 
-    # A loop: unrolled it is 4 % slower on a CPU, and compiles longer.
+    # Not unrolled: that is 4 % slower on a CPU, and compiles longer.
     return jax.lax.fori_loop(0, steps, step, noise)

@@ -12,13 +12,13 @@ import jax.numpy as jnp
 from jax import Array
 from jaxtyping import Float
 
-# Glorot uniform, as Q-chunking and FQL initialise every layer.
+# Glorot uniform, as in Q-chunking and FQL.
 KERNEL_INIT = nn.initializers.variance_scaling(1.0, "fan_avg", "uniform")
 RESNET_EXPANSION = 4
 
 
 class MLP(nn.Module):
-    """``depth`` hidden GELU layers of ``width`` units and a linear output of ``outputs``."""
+    """``depth`` hidden GELU layers of ``width`` units, each with a LayerNorm after it if asked for; a linear output."""
 
     width: int
     depth: int
@@ -36,7 +36,7 @@ class MLP(nn.Module):
 
 
 class ResNet(nn.Module):
-    """IDQL's LN-ResNet: residual blocks: LayerNorm, a layer four times as wide, GELU, a layer back to ``width``."""
+    """IDQL's LN-ResNet. A residual block is LayerNorm, a layer four times as wide, GELU, a layer back to ``width``."""
 
     width: int
     blocks: int
@@ -55,19 +55,18 @@ class ResNet(nn.Module):
 class JointNetwork:
     """A body that reads several inputs side by side, ``F(s, x, t) = body(concat[s, x, t])``.
 
-    A generator reads state and noise, a velocity field or a noise prediction also a time, a mean velocity two. With the
-    parameters and the state fixed, ``functools.partial(network, params, observation)`` is a function of the rest.
+    A generator reads state and noise. A velocity field or a noise prediction also reads a time, a mean velocity two.
+    ``functools.partial(network, params, observation)`` is the function of the other inputs at fixed states.
     """
 
     body: nn.Module
-    widths: tuple[int, ...]  #: of the inputs, in their order
+    widths: tuple[int, ...]  #: widths of the inputs, in their order
 
     def init(self, key: Array) -> Any:
-        """Fresh parameters."""
         return self.body.init(key, jnp.zeros((1, sum(self.widths))))
 
     def __call__(self, params: Any, *inputs: Float[Array, "*rows _"]) -> Float[Array, "*rows outputs"]:
-        """The body's output for inputs of the ``widths`` that it was made for."""
+        """The body's output for inputs of these ``widths``."""
         return self.body.apply(params, jnp.concatenate(inputs, axis=-1))  # pyright: ignore[reportReturnType]
 
 

@@ -1,7 +1,7 @@
 """Behavioural cloning (BC) by a Gaussian policy of unit variance, without a critic.
 
 The log-likelihood of such a policy is, up to a constant, minus half the squared distance to its mean, so training
-is regression. The policy acts at the mean, which lies between the modes if the data has two.
+is regression. The policy acts at the mean. If the data has two modes, the mean lies between them.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from dfp.agents.base.batch import Batch
 
 
 class Config(OneStepConfig):
-    """BC has no coefficient."""
+    """BC's settings."""
 
     name: str = "bc"
 

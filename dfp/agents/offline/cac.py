@@ -1,8 +1,8 @@
 """Consistency actor-critic (CAC, Ding & Jin 2024): a policy that takes noise to an action in two passes.
 
-The actor is a consistency function. It clones the data by agreement with its own average, the teacher, at the next
-lower noise level, and climbs the critic by the gradient of Q through both passes. To act it draws one of many samples
-with probability ``softmax(Q)``.
+The actor is a consistency function. It clones the data by agreement with an average of itself, the teacher, at the next
+lower noise level. It also follows the gradient of Q through both passes. It acts with one of many samples, drawn with
+probability ``softmax(Q)``.
 """
 
 import dataclasses
@@ -40,7 +40,7 @@ from dfp.agents.models.consistency import (
 from dfp.agents.models.networks import JointNetwork
 from dfp.spec import PositiveInt
 
-LAST_SIGMA = 2.0  # noise level of the last pass of a sample; the release's
+LAST_SIGMA = 2.0  # noise level of the last pass of a sample, as in the release
 
 
 class Config(OneStepConfig):
@@ -49,7 +49,7 @@ class Config(OneStepConfig):
     name: str = "cac"
     eta: float = Field(ge=0.0, description="eta, weight of -Q / mean |Q|. No default: it is tuned for every task.")
     levels: int = Field(
-        default=40, ge=2, description="Noise levels of the cloning. Here: 40, fixed; CAC's release lets 2 grow to 150."
+        default=40, ge=2, description="Noise levels of the cloning. Our choice: 40. CAC's release: from 2 to 150."
     )
     sampling_steps: PositiveInt = Field(default=2, description="Passes from noise to an action. CAC's release: 2.")
     teacher_rate: float = Field(
@@ -73,7 +73,7 @@ class Agent(ActorCritic):
     # -- losses
 
     def critic_loss(self, critic: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        """To ``y = r + gamma mask min_e max_i Q'_e(s', a'_i)``, with ``a'_i`` samples of the teacher."""
+        """TD loss with target ``y = r + gamma mask min_e max_i Q'_e(s', a'_i)``, ``a'_i`` samples of the teacher."""
         count = self.config.backup_samples
         observations = jnp.repeat(batch.next_observation, count, axis=0)
         noise = jax.random.normal(key, (observations.shape[0], self.noise_size))
@@ -90,7 +90,7 @@ class Agent(ActorCritic):
         """``L_consistency + eta * (-mean Q(s, pi(s)) / mean |Q|)``."""
         levels_key, noise_key, action_key = jax.random.split(key, 3)
 
-        # L_consistency: as the teacher at the next lower level; steps after an episode's end do not count.
+        # L_consistency: agree with the teacher at the next lower level.
         sigma, next_sigma = draw_levels(levels_key, karras_levels(self.config.levels), batch.size)
         noise = jax.random.normal(noise_key, batch.action.shape)
         weights = level_weights(sigma, next_sigma) * per_step(batch.valid, self.action_size)
@@ -98,7 +98,7 @@ class Agent(ActorCritic):
         teacher = self.function(state.anchor, batch.observation)
         bc_loss = consistency_loss(function, teacher, batch.action, noise, sigma, next_sigma, weights)
 
-        # Q: of the action as it would be executed, with its gradient through all passes.
+        # Q of the action as it would be executed; its gradient goes through all passes.
         z = jax.random.normal(action_key, (batch.size, self.noise_size))
         actions = jnp.clip(self.generate(actor, batch.observation, z), -1.0, 1.0)
         q = self.values(state.critic, batch.observation, actions)
@@ -115,7 +115,7 @@ class Agent(ActorCritic):
         return self.actor_body(self.observation_size, self.chunk_size, 1)
 
     def function(self, actor: Params, observation: Array) -> Consistency:
-        """``f(x, sigma)`` of the states ``[..., S]``."""
+        """``f(x, sigma)`` at the states ``[..., S]``."""
         return consistency_function(functools.partial(self.body, actor, observation))
 
     @property

@@ -1,7 +1,7 @@
 """FAWAC (Park et al. 2025): advantage-weighted actor-critic (AWAC, Nair et al. 2020) with a flow policy.
 
-The flow clones the data. The weight of an action grows with its advantage over the policy's own action. Critic and flow
-are those of FQL.
+The flow clones the data. The weight of an action grows with its advantage over ``V(s)``, by default the value of the
+policy's own action. Critic and flow are those of FQL.
 """
 
 import dataclasses
@@ -27,14 +27,14 @@ class Config(OneStepConfig, FlowPolicyConfig):
     )
     value: Literal["policy", "regression"] = Field(
         default="policy",
-        description="V of the advantage. `policy`: the critics' value of one action of the policy, as AWAC defines it. "
-        "`regression`: a network, trained on the target critics' values of the data's actions, as in later code.",
+        description="V of the advantage. `policy`: the critics' value of one action of the policy, as in AWAC. "
+        "`regression`: a network, trained on the target critics' values of the data's actions, as in qam's code.",
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Agent(StateValue, FlowPolicy):
-    """FAWAC as pure functions of an :class:`AgentState`. Only V by regression is a network with parameters."""
+    """FAWAC as pure functions of an :class:`AgentState`."""
 
     config: Config
 
@@ -44,7 +44,6 @@ class Agent(StateValue, FlowPolicy):
         """Flow matching, weighted by ``min(exp(beta (Q(s, a) - V(s))), 100)``."""
         flow_key, value_key = jax.random.split(key)
 
-        # The weight of each action of the data, a constant.
         advantage = self.advantage(state, batch, value_key)
         weights = advantage_weights(advantage, self.config.inverse_temperature)
 
@@ -64,7 +63,7 @@ class Agent(StateValue, FlowPolicy):
         return self.aggregate(self.values(q, batch.observation, batch.action)) - value
 
     def critic_loss(self, critic: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        """The TD loss of FQL; with V by regression also ``mean_{e,b} valid (Qtarget_e(s, a) - V(s))^2``."""
+        """The TD loss of FQL; with V by regression plus ``mean_{e,b} valid (Qtarget_e(s, a) - V(s))^2``."""
         if not self.learns_value:
             return super().critic_loss(critic, state, batch, key)
         loss, metrics = super().critic_loss(critic["q"], state, batch, key)
@@ -77,7 +76,7 @@ class Agent(StateValue, FlowPolicy):
 
     @property
     def learns_value(self) -> bool:
-        """Whether V is a network, so that critic parameters are ``{"q": ..., "v": ...}``."""
+        """Whether V is a network. Critic parameters are then ``{"q": ..., "v": ...}``."""
         return self.config.value == "regression"
 
     def init_critic(self, key: Array) -> Params:

@@ -1,7 +1,7 @@
-"""FBRAC (Park et al. 2025): behaviour-regularised actor-critic with a flow policy, the flow's Diffusion-QL.
+"""FBRAC (Park et al. 2025): behaviour-regularised actor-critic, Diffusion-QL with a flow policy.
 
-The flow clones the data and climbs the critic at once: the gradient of Q reaches the velocity field through all the
-Euler steps that made the action. FQL avoids this gradient and shares the rest.
+The flow clones the data and follows the gradient of Q, which reaches the velocity field through all Euler steps. FQL
+avoids this gradient; the rest is the same.
 """
 
 import dataclasses
@@ -35,10 +35,9 @@ class Agent(FlowPolicy):
         """``alpha L_BC - mean Q(s, Euler(s, z))``."""
         flow_key, action_key = jax.random.split(key)
 
-        # L_BC: flow matching with the data.
         bc_loss = self.cloning_loss(actor, batch, flow_key)
 
-        # Q: of the action as it would be executed, with its gradient through every step of the flow.
+        # Q of the action as it would be executed; its gradient goes through every step of the flow.
         z = jax.random.normal(action_key, batch.action.shape)
         actions = jnp.clip(self.generate(actor, batch.observation, z), -1.0, 1.0)
         q = jnp.mean(self.values(state.critic, batch.observation, actions))

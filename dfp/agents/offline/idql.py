@@ -1,7 +1,7 @@
 """Implicit diffusion Q-learning (IDQL, Hansen-Estruch et al. 2023): IQL's critics and a diffusion.
 
-The diffusion only clones the data. The critics of ``implicit_q.py`` are trained without its actions. When it acts, the
-target critics choose among samples of the average of the diffusion model.
+The diffusion model only clones the data. The critics (``implicit_q.py``) do not see its actions. The policy acts with
+the best sample of an average of the model, by the target critics.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ SCHEDULE = VPSchedule(beta_min=0.1, beta_max=10.0)  # IDQL's release
 
 
 class Config(ImplicitQConfig, BestOfNConfig):
-    """IDQL as in its release, but for the number of samples and the expectile."""
+    """IDQL's settings. ``docs/methods/idql.md`` has the differences from its release."""
 
     name: str = "idql"
     best_of: PositiveInt = Field(
@@ -31,7 +31,7 @@ class Config(ImplicitQConfig, BestOfNConfig):
     diffusion_steps: PositiveInt = Field(default=5, description="T, steps between action and noise. IDQL's release: 5.")
     blocks: PositiveInt = Field(default=3, description="Residual blocks of the noise prediction. The IDQL paper: 3.")
     ema_rate: float = Field(
-        default=1e-3, gt=0.0, le=1.0, description="Rate of the average of the diffusion, which acts. IDQL's release."
+        default=1e-3, gt=0.0, le=1.0, description="Rate of the average of the diffusion model. IDQL's release: 1e-3."
     )
 
 

@@ -1,7 +1,7 @@
 """Implicit flow Q-learning (IFQL, Park et al. 2025): IDQL with a flow in place of the diffusion.
 
-The flow only clones the data. The critics of ``implicit_q.py`` are trained without its actions. When it acts, they
-choose among its samples.
+The flow only clones the data. The critics (``implicit_q.py``) do not see its actions. The policy acts with the best
+sample of the flow by the critics.
 """
 
 import dataclasses

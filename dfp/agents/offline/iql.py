@@ -1,7 +1,7 @@
 """Implicit Q-learning (IQL, Kostrikov et al. 2022): the critics of ``implicit_q.py``, and advantage-weighted cloning.
 
-The policy is a Gaussian of unit variance, as in BC. The weight of an action in the data grows with
-its advantage, so the policy stays near the data and prefers its better actions.
+The policy is a Gaussian of unit variance, as in BC. The weight of an action grows with its advantage, so the policy
+stays near the data and prefers the better actions.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ from dfp.agents.base.implicit_q import ImplicitQ, ImplicitQConfig, advantage_wei
 
 
 class Config(ImplicitQConfig):
-    """IQL as in FQL's release; ``config/methods.yaml`` has the differences by task."""
+    """IQL as in FQL's release; ``config/methods.yaml`` has ``alpha`` by task."""
 
     name: str = "iql"
     alpha: float = Field(

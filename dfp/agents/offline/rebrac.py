@@ -1,4 +1,4 @@
-"""ReBRAC (Tarasov et al. 2023): TD3+BC with separate penalties for actor and critic, as FQL's release has it.
+"""ReBRAC (Tarasov et al. 2023): TD3+BC with separate penalties for actor and critic, as in FQL's release.
 
 The actor is deterministic, with a tanh. Its loss has two terms: the value, and ``alpha_1`` times the squared distance
 to the action of the data. The next action of the TD target comes from a target actor, with noise. The target
@@ -28,7 +28,7 @@ from dfp.agents.base.actor_critic import (
 )
 from dfp.agents.base.batch import Batch
 
-ACTOR_EVERY = 2  # updates of the critic for one of the actor
+ACTOR_EVERY = 2  # critic updates per actor update
 OUTPUT_SCALE = 0.1  # factor on the initial weights of the actor's last layer, which keeps tanh away from saturation
 
 
@@ -46,7 +46,7 @@ class Config(OneStepConfig):
         default=0.2, ge=0.0, description="Standard deviation of the target action's noise. TD3, FQL's release: 0.2."
     )
     target_noise_clip: float = Field(
-        default=0.5, ge=0.0, description="Bound of that noise, either way. TD3, FQL's release: 0.5."
+        default=0.5, ge=0.0, description="That noise is clipped to plus or minus this. TD3, FQL's release: 0.5."
     )
 
 
@@ -89,7 +89,7 @@ class Agent(Deterministic):
         action = self.generate(state.anchor, batch.next_observation, noise)
         action = smoothed(action, noise, self.config.target_noise, self.config.target_noise_clip)
 
-        # Its penalty: none if the episode ends, because the data has no next action there.
+        # No penalty if the episode ends, because the data has no next action there.
         penalty = distance(action, batch.next_action, per_step(batch.next_valid, self.action_size))
 
         next_value = self.aggregate(self.values(state.target_critic, batch.next_observation, action))
@@ -127,19 +127,19 @@ class Agent(Deterministic):
         return actor
 
     def generate(self, actor: Params, observation: Array, noise: Array) -> Array:
-        """``pi(s)``. The noise has no influence."""
+        """``pi(s)``, in (-1, 1). The noise is ignored."""
         return jnp.tanh(super().generate(actor, observation, noise))
 
     # -- learning
 
     @property
     def optimiser(self) -> optax.GradientTransformation:
-        """An Adam for each, so that the actor's counts the actor's steps."""
+        """One Adam each, so that the actor's Adam counts the actor's steps."""
         adam = optax.adam(self.training.learning_rate)
         return optax.partition({"actor": adam, "critic": adam}, {"actor": "actor", "critic": "critic"})
 
     def update(self, state: AgentState, batch: Batch, key: Array) -> tuple[AgentState, Metrics]:
-        """The critic's step; at updates number 2, 4, ... also the actor's and those of both targets."""
+        """A step of the critic; at updates 2, 4, ... also of the actor and the averages."""
         moved, metrics = super().update(state, batch, key)
         before: optax.PartitionState = state.optimiser  # pyright: ignore
         adams = moved.optimiser.inner_states | {"actor": before.inner_states["actor"]}  # pyright: ignore

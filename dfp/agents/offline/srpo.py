@@ -1,6 +1,6 @@
 """Score regularized policy optimization (SRPO, Chen et al. 2024): a policy regularised by the score of a diffusion.
 
-A diffusion model clones the data. It is never sampled from. A deterministic policy ascends the critics of
+A diffusion model clones the data. Nothing samples from it. A deterministic policy ascends the critics of
 ``implicit_q.py``, and the score of the diffusion keeps its actions likely under the data. The original trains the
 model, the critics and the policy one after the other. Here all three take a step in every update.
 """
@@ -25,7 +25,8 @@ from dfp.agents.models.diffusion import (
 from dfp.agents.models.networks import JointNetwork, ResNet
 from dfp.spec import PositiveInt
 
-SCHEDULE = VPSchedule(beta_min=0.1, beta_max=20.0)  # SRPO's release, as both ranges of times
+# As in SRPO's release:
+SCHEDULE = VPSchedule(beta_min=0.1, beta_max=20.0)
 CLONING_TIMES = (1e-3, 1.0)
 POLICY_TIMES = (0.02, 0.98)
 
@@ -41,7 +42,7 @@ class Config(ImplicitQConfig):
     )
     weighting: Weighting = Field(
         default="variance",
-        description="w(t): `variance`, sigma^2, the default of SRPO's release (VDS), or `score`, alpha / sigma.",
+        description="w(t). `variance`: sigma^2, the default of SRPO's release (VDS); `score`: alpha / sigma.",
     )
     blocks: PositiveInt = Field(default=3, description="Residual blocks of the noise prediction. SRPO's release: 3.")
 
@@ -55,7 +56,7 @@ class Agent(ImplicitQ, Deterministic):
     # -- losses
 
     def actor_loss(self, actor: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
-        """``L_BC(behaviour) + L(policy)``; neither has a gradient in the other's parameters."""
+        """``L_BC(behaviour) + L(policy)``. Each has a gradient in its own parameters only."""
         cloning_key, policy_key = jax.random.split(key)
         bc_loss = self.cloning_loss(actor["behaviour"], batch, cloning_key)
         policy_loss, metrics = self.policy_loss(actor, state, batch, policy_key)
@@ -71,18 +72,18 @@ class Agent(ImplicitQ, Deterministic):
     def policy_loss(self, actor: Params, state: AgentState, batch: Batch, key: Array) -> tuple[Array, Metrics]:
         """``mean_b <w(t) (eps_hat(a_t, t) - eps) - beta dQ/da, a>`` with ``a = mu(s)``.
 
-        A surrogate: its value means nothing, its gradient in ``a`` is the bracket, which is a constant. The behaviour
-        model in it is the one of this update, not an average; the critics are the targets, by their mean.
+        A surrogate loss: its gradient in ``a`` is the bracket, a constant, and its value has no meaning. It uses the
+        live behaviour model, not an average, and the mean of the target critics.
         """
         action = self.action(actor, batch.observation)
         point = jax.lax.stop_gradient(action)
 
-        # Away from where the data is unlikely.
+        # Descent on this keeps the action where the data is likely.
         behaviour = functools.partial(self.behaviour, jax.lax.stop_gradient(actor["behaviour"]), batch.observation)
         noise, t = draw_noise(key, point, POLICY_TIMES)
         regularisation = score_regularisation(behaviour, SCHEDULE, point, noise, t, self.config.weighting)
 
-        # Up the critics.
+        # Ascent of the critics.
         def value(action: Array) -> tuple[Array, Array]:
             q = jnp.mean(self.values(state.target_critic, batch.observation, action), axis=0)
             return jnp.sum(q), jnp.mean(q)

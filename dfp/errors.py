@@ -1,4 +1,4 @@
-"""How ``dfp`` ends: the exit codes, what each means, and the base of the errors that carry one."""
+"""The exit codes of ``dfp``, their meanings, and the base class of errors that have one."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ STOPPED = 3
 FAILED_CHECK = 4
 UNFINISHED = 75  # EX_TEMPFAIL: everything is saved, the same command continues
 INTERRUPTED = 130  # 128 + SIGINT
-KILLED = 137  # 128 + SIGKILL: nobody was left to say it
+KILLED = 137  # 128 + SIGKILL
 
 MEANING: dict[int, str] = {
     DONE: "done",
-    CRASHED: "an error that is nobody's input: a traceback is in the job's log",
+    CRASHED: "a bug, or an error of a simulator: a traceback is in the job's log",
     BAD_INPUT: "bad input: configuration, data, checkpoint or folder; the message names it",
-    STOPPED: "training had to stop: a number was not finite, or there was no GPU",
+    STOPPED: "training had to stop: a value was not finite, the data had changed, or no GPU or fast CPU was there",
     FAILED_CHECK: "a check failed",
     UNFINISHED: "the deadline came, another job asked for the run, or the disk was full: the same command continues",
     INTERRUPTED: "interrupted from the keyboard: the same command continues from the last checkpoint",
     KILLED: "killed: out of memory, cancelled, preempted, past the time limit, or the node failed",
 }
 
-# What the system says of a path in too few words.
+# Replacements for system messages that are too short.
 _IN_FULL = {
     errno.EEXIST: "a file is in the place of a folder; move it away, or choose another folder",
     errno.ENOTDIR: "a file is in the place of a folder of this path; move it away, or choose another folder",
@@ -44,11 +44,11 @@ class DfpError(Exception):
 
 
 class ConfigError(DfpError):
-    """Bad input: one line that names the thing, where it is and what is allowed."""
+    """Bad input."""
 
 
 def exit_code(error: BaseException) -> int | None:
-    """The exit code of an error that is one line for the user; None for an error that needs its traceback."""
+    """The exit code of an error that the user gets as one line; None for an error that needs its traceback."""
     if isinstance(error, DfpError):
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
@@ -59,12 +59,12 @@ def exit_code(error: BaseException) -> int | None:
 
 
 def one_line(error: BaseException) -> str:
-    """The text of an error in one line: of a file's, its path and what is wrong with it."""
+    """The text of an error in one line; for an error of a file, its path and what is wrong."""
     if isinstance(error, OSError) and error.strerror and (error.filename or is_disk_full(error)):
         return f"{error.filename2 or error.filename or 'output'}: {_IN_FULL.get(error.errno or 0, error.strerror)}"
     return " ".join(str(error).split())
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Whether a write failed for want of space or quota: somebody may make room, so that trying again can help."""
+    """Whether a write failed for lack of space or quota. Trying again may help once there is room."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

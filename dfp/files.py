@@ -1,4 +1,4 @@
-"""Files: read text that a person may have edited, write a file whole or not at all, write rows as CSV."""
+"""Read text and JSON that a person may have edited, write a file completely or not at all, format rows as CSV."""
 
 import contextlib
 import csv
@@ -22,7 +22,7 @@ def expanded(path: str) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, whatever the locale; without the byte order mark that some editors put first.
+    """The text of a UTF-8 file, in any locale, without a byte order mark.
 
     Raises :class:`ConfigError` if the file is missing or not UTF-8.
     """
@@ -35,7 +35,7 @@ def read_text(path: Path) -> str:
 
 
 def parsed_json(text: str) -> Any:
-    """What JSON text says; ValueError if it is none, or if an object names a key twice."""
+    """The value of JSON text; ValueError if it is not JSON, or an object has a key twice."""
     return json.loads(text, object_pairs_hook=_distinct)
 
 
@@ -48,7 +48,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; :class:`ConfigError`, which names the file, if there is none."""
+    """The object in a JSON file; :class:`ConfigError` if the file has none."""
     try:
         content = parsed_json(read_text(path))
     except (ValueError, RecursionError) as error:
@@ -60,7 +60,7 @@ def json_object(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Make an error of the system while ``path`` is written name ``path``, and not a temporary file."""
+    """In an OSError raised inside, put ``path`` in place of its temporary file."""
     try:
         yield
     except OSError as error:
@@ -73,7 +73,7 @@ def naming(path: Path) -> Iterator[None]:
 def replacing(path: Path, ending: str = "tmp") -> Iterator[Path]:
     """A temporary file beside ``path`` that replaces it if the block succeeds, and is deleted otherwise.
 
-    A full disk or a killed process leaves under ``path`` what was there before.
+    After a full disk or a killed process, ``path`` is as before.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{ending}")
     with naming(path):
@@ -85,7 +85,7 @@ def replacing(path: Path, ending: str = "tmp") -> Iterator[Path]:
 
 
 def move_into_place(temporary: Path, path: Path) -> None:
-    """Give a finished file its final name. Its bytes are on the disk before the name is."""
+    """Rename a finished file, after its bytes are on the disk."""
     with temporary.open("rb") as stream:
         os.fsync(stream.fileno())
     os.replace(temporary, path)

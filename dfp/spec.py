@@ -1,8 +1,8 @@
-"""What a run is: typed, closed, frozen configuration.
+"""The specification of a run: typed, closed, frozen configuration.
 
 A run is a pure function of its :class:`RunSpec`. The spec holds every number that can change a result and
-nothing else: no clock, host or path. Its canonical JSON is what Snakemake compares, and its hash is the stamp
-on every checkpoint. Unknown keys are errors at every level. Importing this module loads neither JAX nor a simulator.
+nothing else: no clock, host or path. Snakemake compares its canonical JSON, and every checkpoint has its hash.
+Unknown keys are errors at every level. Importing this module loads neither JAX nor a simulator.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from dfp.files import parsed_json
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**31)]  # what NumPy, JAX and every simulator take
-Stage = Literal["finetune", "offline"]  # what a table's cell is: both phases, or offline RL alone
+Seed = Annotated[int, Field(ge=0, lt=2**31)]  # NumPy, JAX and every simulator accept these
+Stage = Literal["finetune", "offline"]  # of a table's cell: both phases, or offline RL alone
 Probability = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
 class Closed(BaseModel):
-    """Immutable; an unknown key is an error, and so are a truth value for a number, and infinity.
+    """Immutable settings. An unknown key, a truth value for a number, infinity and NaN are errors.
 
     A number in place of a list is read as a list of one.
     """
@@ -125,11 +125,11 @@ class NetworkSpec(Closed):
 
     width: PositiveInt = Field(description="Units per hidden layer. Table 5: 512.")
     depth: PositiveInt = Field(description="Hidden layers. Table 5: 4.")
-    ensemble_size: PositiveInt = Field(description="Independent critics, aggregated by their mean. Table 5: 2.")
+    ensemble_size: PositiveInt = Field(description="Independent critics, combined by mean or minimum. Table 5: 2.")
 
 
 class TrainingSpec(Closed):
-    """What both phases share, and the length of the offline one."""
+    """Settings of both phases, and the length of the offline phase."""
 
     batch_size: PositiveInt = Field(description="Chunks per gradient step. Table 5: 256.")
     discount: float = Field(ge=0.0, lt=1.0, description="Discount gamma per environment step. Table 5: 0.99.")
@@ -154,7 +154,7 @@ class EvaluationSpec(Closed):
     """How often a policy is measured, and on how many episodes."""
 
     interval: PositiveInt = Field(description="Gradient (offline) or environment (online) steps between evaluations.")
-    episodes: PositiveInt = Field(description="Episodes per evaluation. 100: Table 6's entries are multiples of 0.2 %.")
+    episodes: PositiveInt = Field(description="Episodes per evaluation. 100 fits Table 6's multiples of 0.2 %.")
 
 
 class AgentConfig(Closed):
@@ -164,12 +164,12 @@ class AgentConfig(Closed):
     version: int = Field(default=1, description="Raised by hand when the agent's mathematics changes.")
 
     def offline_phase(self) -> Self:
-        """These settings as far as the offline phase reads them. Equal results share one pretraining."""
+        """The settings that the offline phase reads. Methods with equal ones share one pretraining."""
         return self
 
 
 def agent_config(settings: Any, source: str = "agent") -> AgentConfig:
-    """``settings`` as the ``Config`` of the agent they name; :class:`ConfigError` if they are not one."""
+    """``settings`` as the ``Config`` of the agent that they name; :class:`ConfigError` if they do not fit."""
     if isinstance(settings, AgentConfig):
         return settings
     name = settings.get("name") if isinstance(settings, dict) else None
@@ -180,7 +180,7 @@ def agent_config(settings: Any, source: str = "agent") -> AgentConfig:
 
 @functools.cache
 def agent_module(name: str, source: str = "agent") -> Any:
-    """The module that implements an agent: one of ours by its short name, or any by its import path."""
+    """The module of an agent, by its short name in this package or by its import path."""
     path = name if "." in name else _agents().get(name, "")
     try:
         found = importlib.util.find_spec(path) if path else None
@@ -225,15 +225,15 @@ class RunSpec(Closed):
         return self
 
     def pretraining(self) -> RunSpec:
-        """The offline phase this run starts from. Runs whose offline phases are equal share one checkpoint."""
+        """The offline phase from which this run starts. Runs with equal offline phases share it."""
         return self.model_copy(update={"stage": "pretrain", "online": None, "agent": self.agent.offline_phase()})
 
     def canonical(self) -> str:
-        """One line of JSON, equal if and only if the runs are."""
+        """One line of JSON, equal if and only if the specs are."""
         return canonical_json(self.model_dump(mode="json"))
 
     def digest(self) -> str:
-        """64 hex digits, the stamp on the run's checkpoints."""
+        """SHA-256 of :meth:`canonical`, 64 hex digits. Checkpoints and manifests have it."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
 
@@ -282,7 +282,7 @@ def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
 
 
 def validate[Model: BaseModel](model: type[Model], content: Any, source: str) -> Model:
-    """``content`` as ``model``; :class:`ConfigError` in one line if it is not."""
+    """``content`` as ``model``; :class:`ConfigError` if it does not fit."""
     try:
         return model.model_validate(content)
     except ValidationError as error:
@@ -290,19 +290,19 @@ def validate[Model: BaseModel](model: type[Model], content: Any, source: str) ->
 
 
 def lookup[Entry](entries: dict[str, Entry], key: str, what: str, source: str) -> Entry:
-    """``entries[key]``; a missing key is named together with what exists."""
+    """``entries[key]``; :class:`ConfigError` with the known keys if it is missing."""
     if key not in entries:
         raise ConfigError(f"{source}: unknown {what} '{key}'; allowed: {', '.join(entries)}")
     return entries[key]
 
 
 def parse_spec(text: str) -> RunSpec:
-    """A run from its JSON; :class:`ConfigError` if it is none."""
+    """A run from its JSON; :class:`ConfigError` if it is not valid."""
     return validate(RunSpec, _parse_json(text, "--spec"), "--spec")
 
 
 def parse_data(text: str) -> DataSpec:
-    """A data source from its JSON; :class:`ConfigError` if it is none."""
+    """A data source from its JSON; :class:`ConfigError` if it is not valid."""
     return validate(DataSpec, _parse_json(text, "--data"), "--data")
 
 

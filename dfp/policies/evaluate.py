@@ -1,4 +1,4 @@
-"""``dfp run evaluate``: the success rate of a saved policy, outside training, on fresh episodes."""
+"""``dfp run evaluate``: the success rate of a saved policy on new episodes."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from dfp.training import rollout
 from dfp.training.rollout import Evaluator, episode_seed
 from dfp.training.updates import act, stream
 
-STREAM = "evaluate"  # apart from "evaluation", that of the run itself
+STREAM = "evaluate"  # not "evaluation", the stream of the run's own evaluations
 
 
 def episode_seeds(seed: int, episodes: int) -> list[int]:
-    """Reset seeds of the episodes that belong to ``seed``: the first ones are the same however many they are."""
+    """Reset seeds of the first ``episodes`` episodes of ``seed``."""
     return [episode_seed(seed, STREAM, episode) for episode in range(episodes)]
 
 
 def player(policy: Policy, seed: int) -> rollout.Policy:
-    """``policy`` as it acts in episodes; the noise of a chunk depends on ``seed``, episode and chunk alone."""
+    """``policy`` for the :class:`Evaluator`. The noise depends on ``seed``, episode and chunk alone."""
     key = stream(seed, STREAM)
 
     def chunks(observation: np.ndarray, episode: np.ndarray, chunk: np.ndarray) -> np.ndarray:
@@ -33,15 +33,15 @@ def evaluate(policy: Policy, episodes: int, seed: int, workers: int | None = Non
     """Run ``episodes`` (> 0) from start to end.
 
     Args:
-      seed: picks their starts and the policy's noise (>= 0).
-      workers: processes; None: one per core. The result does not depend on them.
+      seed: of the starts and of the policy's noise (>= 0).
+      workers: processes; None: one per core. The result does not depend on their number.
     """
     with Evaluator(policy.spec.task, episodes, workers) as evaluator:
         return evaluator.evaluate(player(policy, seed), episode_seeds(seed, episodes))
 
 
 def summary(policy: Policy, found: Evaluation, seed: int) -> str:
-    """One line for people."""
+    """The result in one line, with its 95 % Wilson interval."""
     counted = binomtest(round(found.success_rate * found.episodes), found.episodes)
     low, high = counted.proportion_ci(confidence_level=0.95, method="wilson")  # Wilson 1927
     return (

@@ -22,7 +22,7 @@ from dfp.tasks import Step, View
 
 log = logging.getLogger("dfp")
 
-HELD_S = 0.7  # seconds for which an episode's last frame stays
+HELD_S = 0.7  # seconds for which the last frame of an episode is shown
 QUALITY = 8  # of 10, ffmpeg's variable bit rate
 
 
@@ -35,15 +35,13 @@ class Played(NamedTuple):
 
 
 def play(policy: Policy, view: View, episodes: int, seed: int, file: Path) -> list[Played]:
-    """Write ``episodes`` (> 0), one after the other, to an mp4 file; they start as those that ``evaluate`` counts.
-
-    The file takes its name once it is whole.
+    """Write ``episodes`` (> 0), one after the other, to an mp4 file. They start as those of ``evaluate``.
 
     Args:
-      seed: picks their starts and the policy's noise (>= 0).
+      seed: of the starts and of the policy's noise (>= 0).
 
     Raises:
-      ConfigError: the packages of the extra ``video`` are not installed, or the file is no ``.mp4``.
+      ConfigError: the extra ``video`` is not installed, the file is not an ``.mp4``, or ffmpeg cannot write it.
     """
     imageio, ffmpeg = _packages(file)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -89,7 +87,7 @@ def _steps(policy: Policy, view: View, observation: np.ndarray, number: int, see
 
 
 def _packages(file: Path) -> tuple[Any, Any]:
-    """The package that writes films, and the one that counts the frames of a film."""
+    """The package that writes films, and the one that counts their frames."""
     if file.suffix != ".mp4":
         raise ConfigError(f"{file}: a film is an mp4 file; give it a name that ends with .mp4")
     try:
@@ -100,7 +98,7 @@ def _packages(file: Path) -> tuple[Any, Any]:
 
 @contextlib.contextmanager
 def _film(imageio: Any, file: Path, rate: float) -> Iterator[Callable[[np.ndarray], None]]:
-    """What appends a frame to ``file``. ffmpeg is started by a fork, which JAX warns of; the child runs none of it."""
+    """A function that appends a frame to ``file``. JAX warns that ffmpeg is forked; the child does not use JAX."""
     settings = {"fps": rate, "quality": QUALITY, "macro_block_size": 2}
     try:
         with (

@@ -1,4 +1,4 @@
-"""``dfp report gallery``: the tasks at the start of an episode, as the pictures that Figure 2 is made of."""
+"""``dfp report gallery``: pictures of the tasks at the start of an episode, for Figure 2."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SEED = 0  # of the episodes whose starts are shown
 
 
 def render_gallery(config: Config, catalogue: Catalogue, results_dir: Path, size: tuple[int, int] | None) -> Path:
-    """Write a picture per task of ``config``, in its order, and the list of them; the list's path.
+    """Write a picture per task of ``config`` and a list of them. Returns the path of the list.
 
     Args:
       size: width and height in pixels; None: as :func:`dfp.tasks.open_view`.

@@ -1,8 +1,7 @@
 """A trained policy for your own code.
 
-import dfp
-policy = dfp.load_policy("results/runs/lift/dfp/seed0")
-chunk = policy(observation, seed=0)  # [H, A], to be executed open loop
+``policy = dfp.load_policy("results/runs/lift/dfp/seed0")`` loads a run. ``policy(observation, seed=0)`` returns a chunk
+``[H, A]``, to execute open loop.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ class Policy:
     spec: RunSpec
     agent: ActorCritic
     state: AgentState
-    step: int  #: of its stage, at which the state was saved
+    step: int  #: step of its stage at which the state was saved
 
     def __repr__(self) -> str:
         """One line, without the parameters."""
@@ -38,11 +37,11 @@ class Policy:
         return f"Policy({spec.agent.name} on {spec.task.key}, seed {spec.seed}, step {self.step:,}, chunk {shape})"
 
     def __call__(self, observation: np.ndarray, seed: int) -> np.ndarray:
-        """Chunks of actions in [-1, 1], a function of state and ``seed``: the same call gives the same chunk.
+        """Chunks of actions in [-1, 1]. The same observation and seed give the same chunk.
 
         Args:
           observation: states, ``[S]`` or ``[n, S]``.
-          seed: of the noise. Use another one for every chunk. Each row of a batch draws its own noise.
+          seed: of the noise, in [0, 2^31). Use another one for every chunk. Each row of a batch has its own noise.
 
         Returns:
           ``[H, A]`` or ``[n, H, A]``: the actions to execute one after the other.
@@ -62,10 +61,10 @@ class Policy:
 def load_policy(folder: str | Path) -> Policy:
     """The policy of a run: its final state, or its newest checkpoint if the run is not finished.
 
-    It is read and acts in 32 bits, as it was trained, also if the caller has set ``jax_enable_x64``.
+    It acts in 32 bits, as it was trained, even if ``jax_enable_x64`` is set.
 
     Raises:
-      ConfigError: no run was started in ``folder``, or another one than the run table there lists.
+      ConfigError: no run was started in ``folder``, or the run table has another run for this folder.
       CheckpointError: nothing was saved there yet, or the saved file is damaged.
     """
     folder = Path(folder)

@@ -1,8 +1,7 @@
 """The matrix products of an update, counted from the traced program, and the rate at which this machine makes them.
 
-The two together are the floor that `bench` compares with, and the reason to refuse a run that would take a CPU days.
-A product of ``[m, k]`` and ``[k, n]`` counts ``2 m k n``. Element-wise work is not counted: the ratio of the measured
-time to the floor shows it.
+Count over rate is the floor of `dfp ops bench`, and the estimate by which a long run on a CPU is refused. A product of
+``[m, k]`` and ``[k, n]`` counts ``2 m k n``. Element-wise work is not counted.
 """
 
 import math
@@ -17,17 +16,17 @@ from jax.interpreters import partial_eval
 from dfp.agents.base.actor_critic import ActorCritic
 from dfp.training.updates import act, batch_shape, update
 
-UNKNOWN_COUNT = ("while", "cond")  # how often their bodies run is not in the program
+UNKNOWN_COUNT = ("while", "cond")  # the program does not say how often their bodies run
 
 
 def update_flop(agent: ActorCritic) -> float:
-    """Matrix-multiply FLOP of one update: the losses, their gradients and whatever they draw."""
+    """Matrix-multiply FLOP of one update: losses, gradients, and the samples that they draw."""
     key = jax.eval_shape(lambda: jax.random.key(0))
     return matrix_flop(lambda *arguments: update(agent, *arguments), agent.state_shape(), batch_shape(agent), key)
 
 
 def act_flop(agent: ActorCritic) -> float:
-    """Matrix-multiply FLOP of choosing the chunk of one state."""
+    """Matrix-multiply FLOP of choosing a chunk for one state."""
     observation = jax.ShapeDtypeStruct((1, agent.observation_size), jnp.float32)
     number, key = jax.ShapeDtypeStruct((1,), jnp.int32), jax.eval_shape(lambda: jax.random.key(0))
     return matrix_flop(lambda *arguments: act(agent, *arguments), agent.state_shape(), observation, number, number, key)
@@ -36,8 +35,8 @@ def act_flop(agent: ActorCritic) -> float:
 def matrix_flop(function: Callable[..., Any], *arguments: Any) -> float:
     """Matrix-multiply FLOP of ``function(*arguments)``, without running it.
 
-    Products that no output depends on are left out, as the compiler leaves them out. Autodiff traces some of them, such
-    as the gradient of a critic with respect to the state.
+    Products on which no output depends are left out, as in the compiled program. Autodiff traces some, such as the
+    gradient of a critic with respect to the state.
 
     Args:
       arguments: arrays, or their shapes and dtypes.
@@ -50,7 +49,7 @@ def matrix_flop(function: Callable[..., Any], *arguments: Any) -> float:
 
 
 def _count(program: Any) -> float:
-    """FLOP of a jaxpr. The body of a scan counts as often as it runs."""
+    """FLOP of a jaxpr, the body of a scan once for each of its steps."""
     total = 0.0
     for equation in program.eqns:
         name = equation.primitive.name

@@ -1,4 +1,4 @@
-"""The offline phase: gradient steps on a fixed dataset, many of them in one dispatch."""
+"""The offline phase: gradient steps on a fixed dataset, many in one dispatch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from dfp.training.replay import Buffer, make_buffer
 from dfp.training.session import Session
 from dfp.training.updates import Diagnostics, offline_updates, stream
 
-DISPATCH_S = 1.0  # a block of updates is chosen to take about so long
+DISPATCH_S = 1.0  # seconds that a block of updates should take
 
 
 class OfflineLoop:
-    """The offline phase from one block of updates to the next; checkpoints are taken between them."""
+    """The offline phase in blocks of updates. Checkpoints are taken between blocks."""
 
     def __init__(self, session: Session, shards: Shards) -> None:
         self.session, self.spec, self.shards = session, session.spec, shards
@@ -37,7 +37,7 @@ class OfflineLoop:
         return jax.device_put(found[0])
 
     def block(self) -> None:
-        """Make about a second of updates, at most up to the next evaluation, log row or file; then do what is due."""
+        """A block of updates, at most up to the next evaluation, log row or file; then what is due."""
         started = time.monotonic()
         count = min(self._block, self.updates_to_next_stop())
         rows = self.shards.buffer(self.step)
@@ -48,7 +48,7 @@ class OfflineLoop:
             self.session.save(self.step, self.state)
 
     def updates_to_next_stop(self) -> int:
-        """Updates to the next evaluation, row of the log, change of file or the end."""
+        """Updates to the next evaluation, log row, change of file or the end."""
         every = (self.spec.evaluation.interval, self.session.interval)
         stops = [self.spec.training.offline_steps - self.step, *(until_next(self.step, interval) for interval in every)]
         return min(self.shards.until_next(self.step), *stops)
@@ -68,16 +68,16 @@ class OfflineLoop:
 def next_block(block: int, count: int, seconds: float) -> int:
     """Updates of the next block, which should take :data:`DISPATCH_S`, given that ``count`` took ``seconds``.
 
-    At most twice those of this ``block``, since the first one's time is that of the compiler.
+    At most twice ``block``, because the time of the first block is mostly the compiler's.
     """
     return max(1, min(2 * block, int(count * DISPATCH_S / seconds)))
 
 
 class Shards:
-    """The dataset's files as buffers, one at a time, in the order of their names; after the last the first again.
+    """The dataset's files as buffers, one at a time, in the order of their names. The first follows the last.
 
-    As in the authors' release, which counts updates from 1, the file changes before updates 1000, 2000, ... and so
-    also before the last one: of 100 files it is the first that enters the online buffer.
+    The release counts updates from 1 and changes the file before updates 1000, 2000, ..., the last update included. So
+    does this class, and of 100 files the first is loaded at the switch.
     """
 
     def __init__(self, spec: RunSpec, data_dir: Path) -> None:
@@ -98,7 +98,7 @@ class Shards:
         return self._reader.sha256
 
     def buffer(self, step: int) -> Buffer:
-        """The rows that update ``step`` draws from, on the device; the file after it is read while they are used."""
+        """The rows from which update ``step`` draws, on the device. The next file is read in the background."""
         shard = self._shard(step)
         if self._loaded is None or self._loaded[0] != shard:
             self._loaded = None  # free the old rows before the new ones are read
@@ -114,7 +114,7 @@ class Shards:
         return until_next(step + 1, self._interval)
 
     def at_switch(self) -> Dataset:
-        """The rows that the offline phase ended with: they alone enter the online buffer."""
+        """The rows of the last offline update. Only these enter the online buffer."""
         return self._reader.read(self._shard(self._last_update))
 
     def _shard(self, step: int) -> int:

@@ -1,8 +1,8 @@
 """The online phase: one environment step, one update, and how the two overlap.
 
-The update of a step draws from the rows up to that step; a chunk is chosen after the updates of all steps before it.
-What is free is when the host hands work to the device: the environment, in a separate process, takes the other steps
-of a chunk while the updates of the first ones run.
+The update of a step draws from the rows up to that step. A chunk is chosen after the updates of all steps before it.
+The environment is a separate process. It plays the rest of a chunk while the updates of the first steps run. When the
+host dispatches updates does not change the result.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ CHECK_S = 2.0  # seconds between looks at the online losses
 
 
 class Transition(NamedTuple):
-    """One environment step: its first state, its action, its result."""
+    """One environment step."""
 
-    observation: np.ndarray  #: [S]
+    observation: np.ndarray  #: [S], before the step
     action: np.ndarray  #: [A]
     result: Step
 
 
 class OnlineLoop:
-    """The online phase from one episode start to the next; checkpoints are taken there."""
+    """The online phase, episode by episode. Checkpoints are taken at the start of an episode."""
 
     def __init__(self, session: Session, environment: RemoteEnvironment, pretrained: Path, dataset: Dataset) -> None:
         """``pretrained``: folder of the finished offline phase. ``dataset``: the rows it ended with."""
@@ -53,12 +53,12 @@ class OnlineLoop:
         self.diagnostics = session.diagnostics(self.state)
         self.offline = len(dataset.rewards)
         self.capacity = max(self.online.buffer_capacity, self.offline + 1)
-        # Places beyond the capacity: a chunk stored ahead of its updates, and the newest next observation.
+        # Places beyond the capacity, for a chunk stored ahead of its updates and for the newest next observation.
         self.buffer = make_buffer(dataset, self.capacity + self.agent.chunk + 1, self.rows)
         self.finals = len(dataset.final_observations) + self.rows.episodes
         self._waiting: list[Transition] = []  # made, but not yet handed to the device
         self._checked = time.monotonic()
-        # Compile now: the environment's process is still starting. No rows and no updates change nothing.
+        # Compile now, while the environment's process starts. A dispatch of no rows changes nothing.
         self._dispatch()
         self._act(np.zeros(self.spec.task.observation_size, np.float32), 0)
 
@@ -69,7 +69,7 @@ class OnlineLoop:
             self.rows.truncate(progress["records"])
         else:
             offline = self.spec.pretraining()
-            # The policy-improvement part of the state begins at the switch.
+            # pi_old begins at the switch, so the pretraining has none.
             template = self.agent.state_shape()._replace(anchor=None)
             refuse_other(pretrained, offline)
             state, _ = load_final(pretrained, template, offline.digest())
@@ -88,7 +88,7 @@ class OnlineLoop:
         self.episodes += 1
 
     def _progress(self) -> dict[str, int]:
-        """What a checkpoint must keep of the loop."""
+        """What a checkpoint keeps of the loop."""
         records = self.rows.flush()
         return {"episodes": self.episodes, "records": records, "checksum": self.rows.checksum}
 
@@ -104,7 +104,7 @@ class OnlineLoop:
             chunks += 1
 
     def _choose(self, observation: np.ndarray, chunk: int) -> np.ndarray:
-        """The chunk ``[H, A]`` to play from ``observation``, by the policy that every step so far has updated."""
+        """The chunk ``[H, A]`` to play from ``observation``, after the updates of all steps so far."""
         self._update()
         if time.monotonic() - self._checked > CHECK_S:
             self._check()
@@ -115,7 +115,7 @@ class OnlineLoop:
         return np.asarray(act(self.agent, self.state, observation[None], *number, self.actor_key))[0]
 
     def _store(self, transition: Transition) -> None:
-        """One environment step and, sooner or later, its update; an evaluation if one is due."""
+        """Queue one environment step, dispatch its update at the latest at the next chunk, evaluate if it is due."""
         self._waiting.append(transition)
         self.step += 1
         if self._device_is_idle():

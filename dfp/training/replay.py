@@ -1,9 +1,10 @@
 """The replay buffer on the device, and chunk sampling from it.
 
 Rows are transitions in the order in which they were made, offline ones first. Each observation is stored once. The next
-observation of a row is the observation of the next row. After the last row of an episode it is in a small table.
+observation of a row is the observation of the next row. For the last row of an episode it is in a table of its own.
 
-Shapes: ``P`` physical rows, ``F`` finished episodes, ``B`` batch, ``H`` chunk length, ``S`` state, ``A`` action.
+Shapes: ``P`` places for rows, ``F`` places for final observations, ``B`` batch, ``H`` chunk length, ``S`` state,
+``A`` action.
 """
 
 from typing import NamedTuple
@@ -25,8 +26,8 @@ class Buffer(NamedTuple):
     observation: Float[Array, "P S"]
     action: Float[Array, "P A"]
     reward: Float[Array, " P"]
-    mask: Float[Array, " P"]  #: 0 where the task itself ended, else 1
-    final: Int[Array, " P"]  #: int32: entry of ``final_observation`` where an episode ended for any reason, else -1
+    mask: Float[Array, " P"]  #: 0 if the task itself ended, else 1
+    final: Int[Array, " P"]  #: int32: entry of ``final_observation`` if an episode ended for any reason, else -1
     final_observation: Float[Array, "F S"]
 
 
@@ -59,8 +60,8 @@ def sample_chunks(
 ) -> Batch:
     """``batch_size`` chunks whose first row is uniform over the live rows that have ``chunk - 1`` rows after them.
 
-    Chunks may run over an episode's end; ``valid`` marks the steps up to it. The return is not cut there. With
-    ``next_action`` the chunks after them come along: the same rows are drawn.
+    Chunks may run over an episode's end. ``valid`` marks the steps up to it, and the return is not cut there. With
+    ``next_action`` the batch also has the chunks that follow; the same rows are drawn.
     """
     first = jax.random.randint(key, (batch_size, 1), 0, live.size - chunk + 1)
     first = live.end - live.size + first[:, 0]
@@ -92,9 +93,9 @@ def chunks_at(buffer: Buffer, first: Int[Array, " B"], chunk: int, discount: flo
 
 
 def with_next_action(batch: Batch, buffer: Buffer, live: Live, first: Int[Array, " B"], chunk: int) -> Batch:
-    """``batch`` with the actions of the rows from ``first`` on, which follow its chunks.
+    """``batch`` with the chunks that follow: the actions of the rows from ``first`` on.
 
-    Nothing follows the last row of an episode, and nothing is known to follow the newest row.
+    ``next_valid`` is 0 after the last row of an episode and after the newest row.
     """
     physical = buffer.observation.shape[0]
     rows = first[:, None] + jnp.arange(chunk)[None]
@@ -108,8 +109,8 @@ def with_next_action(batch: Batch, buffer: Buffer, live: Live, first: Int[Array,
 def append(buffer: Buffer, rows: Rows, end: Array, count: Array) -> Buffer:
     """Store the first ``count`` of ``rows`` as row numbers ``end``, ``end + 1``, ...
 
-    The ring has more places than may be sampled, so that rows stored ahead of the update that may
-    first see them, and the newest row's next observation, overwrite nothing that is still live.
+    The ring has more places than rows that may be sampled. Rows stored ahead of their updates, and the next observation
+    of the newest row, therefore overwrite no live row.
     """
     physical, finals = buffer.observation.shape[0], buffer.final_observation.shape[0]
     offsets = jnp.arange(rows.reward.shape[0])
@@ -158,13 +159,13 @@ def make_buffer(dataset: Dataset, physical: int, online: OnlineRows | None = Non
 
 
 def grow_finals(buffer: Buffer) -> Buffer:
-    """Twice the room for finished episodes."""
+    """Double the room for final observations."""
     finals = buffer.final_observation
     return buffer._replace(final_observation=jnp.concatenate([finals, jnp.zeros_like(finals)]))
 
 
 def _ring(offline: np.ndarray, online: np.ndarray | None, physical: int) -> Array:
-    """Rows in the order they were made, each at its number modulo ``physical``; of a place's rows the newest stays."""
+    """Rows in the order in which they were made, each at its number modulo ``physical``; newer rows replace older."""
     if len(offline) == physical and online is None:
         return jnp.asarray(offline)
     ring = np.zeros((physical, *offline.shape[1:]), offline.dtype)
@@ -177,5 +178,5 @@ def _ring(offline: np.ndarray, online: np.ndarray | None, physical: int) -> Arra
 
 
 def _spare_finals(used: int) -> int:
-    """Room for more finished episodes: growing means compiling again, so there is more than most runs need."""
+    """Room for more finished episodes than most runs need, because growing means compiling again."""
     return max(1 << 15, 1 << used.bit_length()) - used

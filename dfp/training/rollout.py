@@ -1,10 +1,10 @@
 """Acting in the environment, and evaluation over worker processes.
 
 A policy acts in chunks: ``H`` actions open loop, then the next chunk. Evaluation runs a fixed number of episodes
-side by side ("slots"); every round is one batched policy call and one chunk in every slot, spread over worker
-processes. The slots, not the workers, decide the batch: the result does not depend on the number of cores.
+side by side ("slots"). Every round is one batched policy call and one chunk in every slot, spread over worker
+processes. The number of slots sets the batch, so the result does not depend on the number of workers.
 
-This module loads no JAX: the workers are spawned from it and stay small.
+This module loads no JAX, because the workers import it and should stay small.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dfp.runs.folder import Evaluation
 from dfp.spec import TaskSpec
 from dfp.tasks import Environment, Step, make_environment
 
-SLOTS = 10  # episodes side by side; more would cost memory, fewer would leave cores waiting for the policy
+SLOTS = 10  # more cost memory, fewer leave cores waiting for the policy
 
 
 class Policy(Protocol):
@@ -36,19 +36,19 @@ class Policy(Protocol):
 
 
 class SimulatorError(DfpError):
-    """A simulator cannot go on: it returned something that is not finite, or its process has ended."""
+    """A simulator returned a value that is not finite, or its process has ended."""
 
     exit_code = STOPPED
 
 
 class SimulatorKilled(SimulatorError):
-    """The process of a simulator ended before its parent."""
+    """A simulator's process has ended."""
 
     exit_code = KILLED
 
 
 class Checked:
-    """An environment whose observations and rewards are finite: the first one that is not stops the run."""
+    """An environment that raises :class:`SimulatorError` at an observation or reward that is not finite."""
 
     def __init__(self, environment: Environment, task: TaskSpec) -> None:
         self._environment, self._task = environment, task
@@ -66,7 +66,7 @@ class Checked:
         return observation
 
     def step(self, action: np.ndarray) -> Step:
-        """See :meth:`Environment.step`. Raises :class:`SimulatorError`."""
+        """See :meth:`Environment.step`."""
         self._steps += 1
         step = self._environment.step(action)
         self._require_finite("observation", step.observation)
@@ -83,7 +83,7 @@ class Checked:
 
 
 class ChunkResult(NamedTuple):
-    """What one chunk did to one episode."""
+    """The result of one chunk in one episode."""
 
     observation: np.ndarray  #: [S] after the chunk
     reward: float  #: sum over the steps
@@ -93,13 +93,13 @@ class ChunkResult(NamedTuple):
 
 
 def episode_seed(seed: int, stream: str, *indices: int) -> int:
-    """A reset seed that depends on the run's seed, the stream's name and the indices alone."""
+    """A reset seed in [0, 2^32), a function of the run's seed, the stream's name and the indices."""
     entropy = [seed, *stream.encode(), *indices]
     return int(np.random.SeedSequence(entropy).generate_state(1)[0])
 
 
 def step_chunk(environment: Environment | Checked, actions: np.ndarray) -> ChunkResult:
-    """Execute a chunk ``[H, A]`` open loop; the rest is dropped when the episode ends."""
+    """Execute a chunk ``[H, A]`` open loop, up to the episode's end."""
     reward, steps = 0.0, 0
     for action in actions:
         step = environment.step(action)
@@ -114,7 +114,7 @@ class Evaluator:
     """Runs evaluation episodes of one task. Environments and workers are made once and kept."""
 
     def __init__(self, task: TaskSpec, episodes: int, workers: int | None = None) -> None:
-        """``workers``: processes, at most one per slot; default: the cores this process may use."""
+        """``workers``: processes, at most one per slot; None: one per core that this process may use."""
         self.episodes = episodes
         self.slots = min(SLOTS, episodes)
         self.observation_size = task.observation_size
@@ -141,7 +141,7 @@ class Evaluator:
         successes = np.zeros(len(seeds), bool)
         started = finished = 0
         while finished < len(seeds):
-            # Free slots take the next episodes, in order: who plays where depends on the episodes alone.
+            # Free slots take the next episodes in order, so the slot of an episode does not depend on the workers.
             resets = {}
             for slot in np.flatnonzero(episode < 0)[: len(seeds) - started]:
                 resets[int(slot)] = seeds[started]
@@ -170,7 +170,7 @@ class Evaluator:
         asked = [(worker, share) for worker, share in zip(self._workers, shares, strict=True) if share]
         for worker, share in asked:
             worker.send((command, share))
-        # All are received before one raises: the evaluation of another seed may follow.
+        # Receive all before raising one: the evaluation of another seed may follow.
         received = [worker.receive() for worker, _ in asked]
         answers = {}
         for answer in received:
@@ -181,7 +181,7 @@ class Evaluator:
 
 
 class RemoteEnvironment:
-    """One environment in a separate process, which plays a chunk while this process does something else."""
+    """One environment in a separate process, which plays a chunk while this process goes on."""
 
     def __init__(self, task: TaskSpec) -> None:
         self._worker = Worker(_serve_one, task)
@@ -198,7 +198,7 @@ class RemoteEnvironment:
         return self._received()
 
     def play(self, actions: np.ndarray) -> Iterator[Step]:
-        """Execute a chunk ``[H, A]`` open loop, up to the episode's end: a result per step, as they come."""
+        """Execute a chunk ``[H, A]`` open loop, up to the episode's end. Yields each step as it comes."""
         self._worker.send(actions)
         for _ in actions:
             step = self._received()
@@ -234,7 +234,7 @@ class Worker:
             self._pipe.send(message)
 
     def receive(self) -> Any:
-        """The answer. It may be an exception, from the process or because the process has ended."""
+        """The answer, or an exception: one that the process raised, or :class:`SimulatorKilled`."""
         try:
             return self._pipe.recv()
         except (EOFError, ConnectionResetError):
@@ -260,7 +260,7 @@ def _ending(code: int | None) -> str:
 
 
 def _serve_one(task: TaskSpec, pipe: Connection) -> None:
-    """A worker with one environment: a seed resets it, a chunk is played."""
+    """A worker with one environment. A seed resets it; a chunk is played."""
     with _until_parent_ends():
         environment = _made(task)
         while True:
@@ -270,7 +270,7 @@ def _serve_one(task: TaskSpec, pipe: Connection) -> None:
 
 
 def _played(environment: Checked, command: int | np.ndarray) -> Iterator[Any]:
-    """The first state, or a step per action up to the episode's end; an error in place of the one that failed."""
+    """The first state, or a step per action up to the episode's end. An error ends the answers."""
     try:
         if isinstance(command, int):
             yield environment.reset(command)
@@ -285,7 +285,7 @@ def _played(environment: Checked, command: int | np.ndarray) -> Iterator[Any]:
 
 
 def _serve_slots(task: TaskSpec, pipe: Connection) -> None:
-    """A worker with environments by slot, all siblings of one that is made at once, while the policy still compiles."""
+    """A worker with one environment per slot, all siblings of one that is made while the policy compiles."""
     with _until_parent_ends():
         first = _made(task)
         environments: dict[int, Checked] = {}
@@ -311,7 +311,7 @@ def _in_slots(first: Checked, environments: dict[int, Checked], command: str, sh
 
 
 def _made(task: TaskSpec) -> Checked | Exception:
-    """The environment, or the error that prevented it, which the parent gets when it asks."""
+    """The environment, or the error that prevented it, for the parent's first request."""
     try:
         return Checked(make_environment(task), task)
     except Exception as error:
@@ -319,11 +319,11 @@ def _made(task: TaskSpec) -> Checked | Exception:
 
 
 def _told(error: Exception) -> Exception:
-    """``error`` as the parent can receive it. Pickling drops a traceback, so it goes along as a note."""
+    """``error`` in a form that can be sent. Pickling drops the traceback, so a note holds it."""
     note = f"In the simulator's process:\n{traceback.format_exc()}"
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # of a class that is not made again from its arguments
+    except Exception:  # its class cannot be made again from its arguments
         error = RuntimeError(f"{type(error).__name__}: {error}")
     error.add_note(note)
     return error
@@ -331,7 +331,7 @@ def _told(error: Exception) -> Exception:
 
 @contextlib.contextmanager
 def _until_parent_ends() -> Iterator[None]:
-    """Leave Ctrl-C to the parent; end quietly when the pipe breaks because it has ended."""
+    """Ignore Ctrl-C, which the parent handles; end quietly if the pipe breaks because the parent has ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         yield

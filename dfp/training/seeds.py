@@ -1,8 +1,8 @@
 """Several seeds of one offline run in one program: one loop of updates, one copy of the dataset, one set of simulators.
 
-Only the updates are made together. Each seed keeps a session of its own, in a coroutine, so that its folder, lease,
-checkpoints and errors are those of a run alone: one that fails or is asked for leaves the others training. Seeds that
-were saved at different steps are levelled first: those furthest behind go on without the others.
+Only the updates are made together. Each seed has its own session, in a coroutine, so its folder, lease, checkpoints and
+errors are those of a single run. If one seed fails, or another job asks for it, the others continue. If the seeds start
+from different steps, those furthest behind train first.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ from dfp.training.updates import Diagnostics, offline_updates, offline_updates_o
 
 
 class Updated(NamedTuple):
-    """The result of a block of updates, which is sent to a seed."""
+    """The result of a block of updates, for one seed."""
 
     result: tuple[AgentState, Diagnostics]
     count: int  #: updates
-    save: bool  #: whether a checkpoint is due: of all at once, so that they are saved at one step
+    save: bool  #: whether to save a checkpoint, which all seeds do at the same step
 
 
 Training = Generator[OfflineLoop, Updated, None]
 
 
 def pretrain_seeds(runs: list[tuple[RunSpec, Path]], options: Options) -> list[int]:
-    """:func:`~dfp.training.stages.pretrain` of several runs that differ in their seeds alone; each with its folder.
+    """:func:`~dfp.training.stages.pretrain` of several runs, with their folders, that differ only in the seed.
 
-    Returns the exit code of each. An error of one run is printed, as the command of a single run prints it.
+    Returns the exit code of each run. Prints the error of a run as the command of a single run does.
     """
     spec, episodes = runs[0][0], runs[0][0].evaluation.episodes
     with Shards(spec, options.data_dir) as shards, Evaluator(spec.task, episodes, options.workers) as evaluator:
@@ -62,7 +62,7 @@ def pretrain_seeds(runs: list[tuple[RunSpec, Path]], options: Options) -> list[i
 
 
 def training(spec: RunSpec, folder: Path, options: Options, shards: Shards, evaluator: Evaluator) -> Training:
-    """One run, but for its updates: yields its loop when it needs some, and is sent them."""
+    """One run without its updates: yields its loop when it needs a block of them, and is sent the result."""
     with Session(spec, folder, options, spec.training.offline_steps) as session:
         session.evaluator = evaluator
         if not session.begin():
@@ -83,7 +83,7 @@ class Seed:
 
     def __init__(self, folder: Path, training: Training) -> None:
         self.folder, self.training = folder, training
-        self.loop: OfflineLoop | None = None  # none: it has ended
+        self.loop: OfflineLoop | None = None  # none if the run has ended
         self.code = DONE
 
     def advance(self, updated: Updated | None = None) -> None:
@@ -99,7 +99,7 @@ class Seed:
 
 
 def update_together(seeds: list[Seed], shards: Shards, block: int) -> int:
-    """A block of ``block`` updates at most of the seeds furthest behind; returns the length of the next one."""
+    """At most ``block`` updates of the seeds furthest behind. Returns the length of the next block."""
     started = time.monotonic()
     loops = {seed: seed.loop for seed in seeds if seed.loop}
     step = min(loop.step for loop in loops.values())
@@ -116,7 +116,7 @@ def update_together(seeds: list[Seed], shards: Shards, block: int) -> int:
 
 
 def updates(loops: list[OfflineLoop], rows: Buffer, count: int) -> list[tuple[AgentState, Diagnostics]]:
-    """``count`` updates of seeds that are at one step; of a single seed by the program of a run alone."""
+    """``count`` updates of seeds at the same step. A single seed uses the program of a single run."""
     agent, step = loops[0].agent, loops[0].step
     if len(loops) == 1:
         return [offline_updates(agent, loops[0].state, loops[0].diagnostics, rows, loops[0].key, step, count)]
@@ -125,7 +125,7 @@ def updates(loops: list[OfflineLoop], rows: Buffer, count: int) -> list[tuple[Ag
 
 
 def _report(error: Exception) -> int:
-    """Print an error as the command of a single run ends with it; its exit code."""
+    """Print an error as the command of a single run does. Returns its exit code."""
     code = exit_code(error)
     if code is None:
         traceback.print_exception(error)

@@ -1,4 +1,4 @@
-"""What the stages share: one attempt at a run, with its folder, checkpoints, evaluations, log and clock."""
+"""One attempt at a run, for every stage: folder, checkpoints, evaluations, log and clock."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ from dfp.training.rollout import Evaluator, SimulatorError, episode_seed
 from dfp.training.updates import Diagnostics, act, no_diagnostics, parameters_are_finite, stream
 
 MAX_CPU_HOURS = 12.0
-FULL_DISK_S = 60.0  # until a write that found no space is tried again
-SLOW_CPU = 2e9  # FLOP/s of a slow core: a run that is short enough at this rate needs no measurement
-CPU_RATIO = 1.6  # time of an update over its matrix products alone on a CPU, from `dfp ops bench`
+FULL_DISK_S = 60.0  # seconds until a write that found no space is tried again
+SLOW_CPU = 2e9  # FLOP/s of a slow core; a run that is short even at this rate needs no measurement
+CPU_RATIO = 1.6  # time of an update on a CPU over that of its matrix products, from `dfp ops bench`
 
 
 class TrainingError(DfpError):
@@ -68,8 +68,8 @@ class Options:
 
     data_dir: Path
     checkpoint_s: float = 600.0  #: seconds between checkpoints
-    deadline: float | None = None  #: to be finished or saved by; seconds of time.monotonic, which nobody sets
-    workers: int | None = None  #: evaluation processes; none: one per core
+    deadline: float | None = None  #: value of time.monotonic(), in seconds, by which to save; none: no limit
+    workers: int | None = None  #: evaluation processes; none: one per core that this process may use
     allow_cpu: bool = False  #: train on a CPU however long it takes
 
 
@@ -92,7 +92,7 @@ def device_name() -> str:
 
 
 class Session:
-    """One attempt at a run. The host sees the updates only when it calls :meth:`check`."""
+    """One attempt at a run. The host reads values from the device only in :meth:`check`."""
 
     def __init__(self, spec: RunSpec, path: Path, options: Options, total: int, start: Path | None = None) -> None:
         """``total``: steps of the stage, gradient steps or environment steps. ``start``: folder of the pretraining."""
@@ -119,13 +119,13 @@ class Session:
         return self
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        # On a full disk the error itself says more; the next attempt then closes this one, as if it had been killed.
+        # A full disk must not hide the error. The next attempt then records the end of this one, as of a killed one.
         with contextlib.suppress(OSError):
             self.folder.attempts.end(error, self._step)
         self._stack.close()
 
     def begin(self) -> bool:
-        """False if the run is finished already; else everything is ready for the first update."""
+        """Prepare for the first update. Returns False if the run is finished already."""
         numerics.require(os.environ)
         self._origin = identity(self.start)
         missing = problem(self.folder.path, self.spec.digest(), self._origin)
@@ -150,9 +150,10 @@ class Session:
         return True
 
     def confirm_data(self, sha256: str) -> None:
-        """Record the data of this attempt, which must be that of the attempts before and of the pretraining.
+        """Record the data of this attempt.
 
-        Raises :class:`TrainingError` if it is not: the same description can be of data made on another machine.
+        Raises:
+          TrainingError: an earlier attempt or the pretraining used other data, for instance from another machine.
         """
         earlier = {self.folder.path: self.folder.data_sha256}
         if self.start is not None:
@@ -175,7 +176,7 @@ class Session:
     def load_simulators(self) -> None:
         """Start the evaluation workers, which load the simulator while training goes on.
 
-        Called after the first updates: earlier, the workers would take the cores from what those updates wait for.
+        Call it after the first updates. Earlier, the workers would compete with compilation for the cores.
         """
         _ = self.evaluator
 
@@ -203,7 +204,7 @@ class Session:
         return None if self.rows is None else self.rows.problem(progress["records"], progress.get("checksum"))
 
     def restore(self) -> tuple[AgentState, dict[str, Any]] | None:
-        """State and progress of the newest usable checkpoint of this very spec, if there is one; handed out once."""
+        """State and progress of the newest usable checkpoint of this spec, or None. A second call returns None."""
         found, self._restored = self._restored, None
         return found
 
@@ -216,9 +217,10 @@ class Session:
         return self.late() or time.monotonic() - self._saved >= self.options.checkpoint_s
 
     def save(self, step: int, state: AgentState, progress: Callable[[], dict[str, int]] = dict) -> None:
-        """Save a state that was checked, and further progress. At the deadline this ends the attempt.
+        """Save a checked state and further progress. If the disk is full, keep the previous checkpoint and go on.
 
-        A full disk ends nothing: the checkpoint before is kept, and the next one is tried soon.
+        Raises:
+          Unfinished: the deadline has come, or another job asks for the run.
         """
         self._lease.confirm()
         self._saved = time.monotonic()
@@ -240,7 +242,7 @@ class Session:
     # -- a look at the updates
 
     def diagnostics(self, state: AgentState) -> Diagnostics:
-        """Before the first update of this attempt: the sums that its checkpoint kept."""
+        """The sums that the checkpoint kept, or empty ones: those before the first update of this attempt."""
         empty = no_diagnostics(self.agent, state)
         require_names(empty.total, f"agent '{self.spec.agent.name}'")
         total = self._sums.get("total", {})
@@ -250,9 +252,10 @@ class Session:
         return empty._replace(count=count, total={name: jnp.float32(total[name]) for name in empty.total})
 
     def check(self, state: AgentState, diagnostics: Diagnostics, step: int) -> Diagnostics:
-        """Stop at a term or parameter that is not finite; write the means at the end of an interval.
+        """Log what was summed so far. At the end of an interval, write the means and return empty diagnostics.
 
-        Returns the diagnostics to go on with: these, or empty ones if an interval begins.
+        Raises:
+          TrainingError: a term or parameter is not finite.
         """
         self._step = step
         logged, finite = jax.device_get((diagnostics, parameters_are_finite(state)))
@@ -288,7 +291,7 @@ class Session:
             raise type(error)(f"{self.folder.path}: {error}; seed {self.spec.seed}, {what}") from None
 
     def evaluate(self, state: AgentState, stage_step: int) -> None:
-        """One evaluation, a row of the metrics. It shares no random stream with training."""
+        """One evaluation and its row of the metrics. It shares no random stream with training."""
         seed, episodes, step = self.spec.seed, self.spec.evaluation.episodes, self._before + stage_step
         key = jax.random.fold_in(stream(seed, "evaluation"), step)
 
@@ -309,9 +312,12 @@ class Session:
     # -- the end
 
     def finish(self, state: AgentState) -> None:
-        """Keep the final state under its name, declare the run finished, drop the checkpoints.
+        """Save the final state, declare the run finished, delete the checkpoints.
 
-        Waits for space if the disk is full: the end of a run of days is in memory alone.
+        If the disk is full this waits for space, because the results of days may be in memory alone.
+
+        Raises:
+          Unfinished: the deadline came first.
         """
         self._step = self.total
         while True:
@@ -345,9 +351,9 @@ class Session:
 
 
 def cache_compilations() -> None:
-    """Keep compiled programs, so that a restart, or the next seed, does not compile again.
+    """Keep compiled programs, so that a restart or the next seed does not compile again.
 
-    On the node's own disk: the programs belong to its processor, and no other user may write them.
+    They are on the node's own disk, because they fit its processor only. No other user may write there.
     """
     if jax.config.jax_compilation_cache_dir is not None:
         return
@@ -363,7 +369,7 @@ def cache_compilations() -> None:
 
 
 def refuse_slow_cpu(spec: RunSpec, options: Options) -> None:
-    """Stop before the first update if a CPU would need days; a broken GPU driver shows itself here too."""
+    """Stop before the first update if a CPU would need more than :data:`MAX_CPU_HOURS`, or JAX finds no device."""
     try:
         backend = jax.default_backend()
     except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS names what is broken, or not installed

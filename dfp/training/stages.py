@@ -1,8 +1,8 @@
 """The stages: ``pretrain`` and ``offline`` (updates on a dataset), ``finetune`` (one update per environment step).
 
-Every random draw is a function of the run's seed, the name of its stream and a step or episode number, so that nothing
-random has to be saved: straight through and killed-and-resumed give the same bits on a CPU, and evaluating more
-often changes nothing else.
+Every random draw is a function of the run's seed, the name of its stream and a step or episode number. Checkpoints
+therefore hold no random state. On a CPU a run that was killed and resumed ends with the bits of an uninterrupted one.
+Evaluating more often does not change the weights.
 """
 
 from pathlib import Path
@@ -17,13 +17,13 @@ __all__ = ["Options", "TrainingError", "Unfinished", "finetune", "pretrain"]
 
 
 def pretrain(spec: RunSpec, path: Path, options: Options) -> None:
-    """The offline phase, or a run of offline RL: gradient steps on the dataset, evaluated every so many of them.
+    """The offline phase, or a run of offline RL: gradient steps on the dataset.
 
     Leaves ``agent.npz``, ``metrics.csv`` and ``manifest.json`` in ``path``; returns at once if they are there.
 
     Raises:
-      TrainingError: a term is not finite, or a CPU would need too long.
-      Unfinished: the deadline came first.
+      TrainingError: a term is not finite, the data are not those of an earlier attempt, or a CPU would need too long.
+      Unfinished: the deadline came first, or another job asks for the run.
     """
     with Session(spec, path, options, spec.training.offline_steps) as session:
         if not session.begin():
@@ -38,14 +38,13 @@ def pretrain(spec: RunSpec, path: Path, options: Options) -> None:
 
 
 def finetune(spec: RunSpec, path: Path, pretrained: Path, options: Options) -> None:
-    """The online phase: one environment step, one gradient step, from the state that ``pretrained`` ended with.
+    """The online phase, one gradient step per environment step, from the final state in the folder ``pretrained``.
 
-    Leaves ``agent.npz``, ``metrics.csv`` and ``manifest.json`` in ``path``; returns at once if they are there.
+    Files and errors are those of :func:`pretrain`, and:
 
     Raises:
-      TrainingError: a term is not finite, or a CPU would need too long.
-      CheckpointError: ``pretrained`` holds no finished offline phase of this spec.
-      Unfinished: the deadline came first.
+      ConfigError: ``pretrained`` holds another run than the offline phase of this spec.
+      CheckpointError: the offline phase is not finished, or its final state is damaged.
     """
     assert spec.online is not None
     with Session(spec, path, options, spec.online.steps, pretrained) as session:

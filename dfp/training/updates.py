@@ -1,7 +1,7 @@
-"""What runs on the device: many updates in one dispatch, and the choice of a chunk.
+"""The programs that run on the device: many updates in one dispatch, and the choice of a chunk.
 
 An update depends only on the state, its rows and its number. A loop of dynamic length makes any number of updates with
-one compiled program. The number of updates in a dispatch follows the clock, and cannot change a result.
+one compiled program. How many updates share a dispatch depends on the clock and does not change a result.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from dfp.training.replay import Buffer, Live, Rows
 
 
 def stream(seed: int, name: str) -> Array:
-    """The random stream of a name: ``init``, ``data``, ``actor`` or ``evaluation``."""
+    """The random stream of a name, such as ``data``. ``docs/reproducibility.md`` lists them."""
     return jax.random.fold_in(jax.random.key(seed), zlib.crc32(name.encode()))
 
 
-# A named function, so that the caller that needs its shapes and the caller that runs it share one trace.
+# A named function, so that callers that need its shapes and callers that run it share one trace.
 @functools.partial(jax.jit, static_argnums=0)
 def update(agent: ActorCritic, state: AgentState, batch: Batch, key: Array) -> tuple[AgentState, Metrics]:
     """See :meth:`ActorCritic.update`."""
@@ -36,14 +36,14 @@ def update(agent: ActorCritic, state: AgentState, batch: Batch, key: Array) -> t
 
 
 class Diagnostics(NamedTuple):
-    """What was logged since the last record: sums over updates, and the first update with a term that is not finite."""
+    """Sums of the logged terms since the last record, and where a term was first not finite."""
 
     count: Array  #: [] int32 updates
     total: Metrics
-    first_bad: Metrics  #: int32, -1: never
+    first_bad: Metrics  #: int32 number of the first update at which the term was not finite; -1: none
 
     def add(self, metrics: Metrics, step: Array) -> Diagnostics:
-        """These sums with the terms of update number ``step`` added."""
+        """Add the terms of update number ``step``."""
         total = jax.tree.map(jnp.add, self.total, metrics)
         first_bad = jax.tree.map(
             lambda seen, value: jnp.where((seen < 0) & ~jnp.isfinite(value), step, seen), self.first_bad, metrics
@@ -84,7 +84,7 @@ def update_loop(
     agent: ActorCritic, state: AgentState, diagnostics: Diagnostics, draw: Callable[[Array, Array], Batch],
     key: Array, first: Array, count: Array,
 ) -> tuple[AgentState, Diagnostics]:  # fmt: skip
-    """Updates number ``first`` to ``first + count - 1``. Each depends on the state, ``draw`` and its number alone."""
+    """Updates ``first`` to ``first + count - 1``. Each depends only on the state, ``draw`` and its number."""
 
     def one(step: Array, carry: tuple[AgentState, Diagnostics]) -> tuple[AgentState, Diagnostics]:
         state, diagnostics = carry
@@ -100,7 +100,7 @@ def offline_updates(
     agent: ActorCritic, state: AgentState, diagnostics: Diagnostics, buffer: Buffer, key: Array, first: Array,
     count: Array,
 ) -> tuple[AgentState, Diagnostics]:  # fmt: skip
-    """Gradient steps on chunks of a fixed dataset, all of whose rows fill the buffer."""
+    """Gradient steps on chunks of a fixed dataset, whose rows fill the buffer."""
     rows = buffer.reward.shape[0]
     live = replay.live_rows(rows, rows)
 
@@ -129,9 +129,9 @@ class Span(NamedTuple):
     """The place of new rows in a run."""
 
     end: Array | int  #: rows stored before them
-    count: Array | int  #: how many they are
-    first: Array | int  #: number of the update that belongs to the first of them
-    skip: Array | int  #: how many of them, from the first on, have no update (warm-up)
+    count: Array | int  #: number of new rows
+    first: Array | int  #: number of the update of the first new row
+    skip: Array | int  #: new rows, from the first on, without an update (warm-up)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1), donate_argnums=(2, 3, 4))
@@ -139,13 +139,13 @@ def online_updates(
     agent: ActorCritic, capacity: int, state: AgentState, diagnostics: Diagnostics, buffer: Buffer, key: Array,
     rows: Rows, span: Span,
 ) -> tuple[AgentState, Diagnostics, Buffer]:  # fmt: skip
-    """Store new rows and make the update of each, which draws only from the rows that existed at its own step.
+    """Store new rows and make one update for each, which draws only from the rows that existed at its step.
 
-    This is the serial loop's result, one update per environment step, however many steps share a dispatch.
+    The result is that of a serial loop, however many steps share a dispatch.
 
     Args:
       capacity: rows that may be sampled, at most.
-      rows: padded to a fixed number, of which ``span.count`` are meant.
+      rows: padded to a fixed number; the first ``span.count`` are stored.
     """
     end, count, first, skip = (jnp.asarray(number, jnp.int32) for number in span)
     buffer = replay.append(buffer, rows, end, count)
@@ -176,5 +176,5 @@ def act(
 
 @jax.jit
 def parameters_are_finite(state: AgentState) -> Array:
-    """False as soon as one parameter is not."""
+    """Whether all parameters of the actor and the critics are finite."""
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves((state.actor, state.critic))]))

@@ -1,8 +1,6 @@
 """The drifting field without the rest of the project: 200 points drift onto data with two modes.
 
-    python examples/field_on_a_toy.py field.png
-
-The picture is `field.png` unless you name another file.
+    python examples/field_on_a_toy.py field.png    # the name is optional
 
 The points take gradient steps on the drifting loss (Eq. 4). Each step moves a point along the field (Eq. 3): towards
 the data, and away from the other points. A policy is trained with the same loss, through its network.
@@ -32,7 +30,7 @@ def drift(points, data, steps):
     for _ in range(steps):
         field = drifting_field(points, data, bandwidths=[BANDWIDTH], normalisation="mean_shift")
         yield points, field
-        # The loss is the mean over the coordinates: times their number, the gradient is -2 V.
+        # The loss is a mean over all coordinates, so its gradient is -2 V / points.size, and this step is STEP * V.
         points = points - STEP / 2 * points.size * jax.grad(drift_loss)(points, field)
 
 

@@ -1,4 +1,4 @@
-# The runs as the rules see them. Everything here is computed once, from the configuration.
+# The runs, computed once from the configuration. All rules use them.
 import gc
 import hashlib
 import re
@@ -6,7 +6,7 @@ import shlex
 import sys
 from pathlib import Path
 
-# The objects of a DAG live to the end: looking for garbage among them took a tenth of a dry run.
+# The objects of a DAG live to the end. Collecting garbage among them took a tenth of a dry run.
 gc.set_threshold(200_000, 50, 100)
 
 # This workflow's own folder, also when another workflow uses it as a module.
@@ -32,7 +32,7 @@ from snakemake.exceptions import WorkflowError
 
 SOURCE = ", ".join(map(str, workflow.configfiles)) or "config"
 
-# Jobs run in this very environment, activated or not, and with this checkout's code, installed or not.
+# Jobs use this environment, even if it is not activated, and this checkout's code, even if it is not installed.
 shell.prefix(
     "set -euo pipefail; "
     f"export PATH={shlex.quote(str(Path(sys.executable).parent))}:$PATH "
@@ -42,7 +42,7 @@ shell.prefix(
 
 
 def count_of(name):
-    """A whole number from `--config`: a matter of the machine, so no part of a configuration."""
+    """A whole number from `--config`. It depends on the machine, so it is not part of a configuration."""
     count = config.pop(name, 1)
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
         raise WorkflowError(f"--config {name}={count}: allowed: a whole number from 1")
@@ -53,7 +53,7 @@ def count_of(name):
 PACK = count_of("pack")
 SEEDS_PER_JOB = count_of("seeds_per_job")
 
-# The GPUs of a workstation, which a job takes one of: `--profile workstation --config gpus=0,1`. SLURM gives out its own.
+# The GPUs of a workstation: `--profile workstation --config gpus=0,1`. A job takes one of them. SLURM assigns its own.
 GPUS = config.pop("gpus", "")
 if isinstance(GPUS, list):
     GPUS = ",".join(map(str, GPUS))
@@ -85,7 +85,7 @@ if (
 
 ENVIRONMENT = str(
     HOME / "environment.yml"
-)  # used only where Snakemake is told to deploy with conda
+)  # used only with --software-deployment-method conda
 RESULTS = SETTINGS.results_dir.rstrip("/")
 DATA = Path(SETTINGS.data_dir)
 SUFFIXES = {"table": ("csv", "md", "tex", "html"), "figure": ("png", "pdf", "csv")}
@@ -94,7 +94,7 @@ TARGETS = [
     for name in SETTINGS.experiments
     for suffix in SUFFIXES[CATALOGUE.experiments[name].kind]
 ] + [f"{RESULTS}/metrics.csv"]
-# What was found, and its Markdown files as pages of the report.
+# Findings, and the Markdown files that are pages of the report.
 FINDINGS = ["statistics", "verdict", "provenance"]
 PAGES = [*FINDINGS, "summary"]
 TARGETS += [f"{RESULTS}/{name}.csv" for name in FINDINGS]
@@ -106,8 +106,8 @@ def dataset(task):
     return str(manifest_path(CATALOGUE.tasks[task].spec, SETTINGS.data, DATA))
 
 
-# Tasks that differ only in their goal share a dataset: any one of them can prepare it. It is the first of the catalogue, so
-# that other tasks or experiments in a configuration do not prepare it again.
+# Tasks that differ only in their goal share a dataset. The first of them in the catalogue prepares it, so that another
+# choice of tasks or experiments does not prepare it again.
 NEEDED = {dataset(task) for task in {run.task for run in PLAN.runs}}
 DATASETS = {
     dataset(key): key for key in reversed(CATALOGUE.tasks) if dataset(key) in NEEDED
@@ -123,7 +123,7 @@ wildcard_constraints:
 
 
 def known(entries, key, what):
-    """entries[key], or an error that names the key and what there is."""
+    """entries[key], or an error that names the key and the known ones."""
     if key not in entries:
         raise WorkflowError(
             f"no {what} '{key}' in {SOURCE}; there are: {', '.join(map(str, entries))}"
@@ -139,13 +139,13 @@ CELLS = {
 
 
 def cell(wildcards):
-    """Names the parts of a run's folder that the configuration does not have, before the run is looked up."""
+    """An error if a part of a run's folder (task, method, seed) is not in the configuration."""
     for what, names in CELLS.items():
         known(dict.fromkeys(sorted(names)), wildcards[what], what)
 
 
 def spec_in(kind):
-    """The spec of the run in a folder of this kind: one canonical JSON string, so that swapped numbers are seen."""
+    """The spec of the run in a folder of this kind, as canonical JSON: any changed number makes the run anew."""
 
     def spec(wildcards):
         cell(wildcards)
@@ -156,7 +156,7 @@ def spec_in(kind):
 
 
 def dataset_of(wildcards):
-    """The manifest of the task's data. Its age does not matter: a run compares the content with what it recorded."""
+    """The manifest of the task's data. Its age does not matter, because a run compares its content with its own record."""
     cell(wildcards)
     return ancient(dataset(wildcards.task))
 

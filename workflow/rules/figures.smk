@@ -77,7 +77,7 @@ rule figure:
         " 2>&1 | tee {log:q}"
 
 
-# Studies beyond the paper. They run on a CPU, because the tolerances of the checks suppose products of 24 bits.
+# Studies beyond the paper. They run on a CPU, because the tolerances of the checks need products in full float32.
 rule theory:
     output:
         csv=report(

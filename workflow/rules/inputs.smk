@@ -1,17 +1,17 @@
-# What tables and figures are made from, and what a finished workflow prints.
+# The inputs of tables and figures, and what a finished workflow prints.
 import pandas
 
 from dfp.report.figures.published import published_curves
 
 
 def files_of(name, runs):
-    """The file of this name of every run and of the pretraining that it starts from."""
+    """The file of this name in the folder of every run and of its pretraining."""
     folders = [folder for run in runs for folder in (run.pretrained, run.folder)]
     return [f"{RESULTS}/{folder}/{name}" for folder in dict.fromkeys(folders)]
 
 
 def runs_of(name):
-    """The runs of a table or figure; an error if it is made from runs and has none."""
+    """The runs of a table or figure; an error if it needs runs and has none."""
     known(dict.fromkeys(SETTINGS.experiments), name, "table or figure")
     runs = [run for run in PLAN.runs if run.experiment == name]
     entry = experiment_entry(name, SETTINGS, CATALOGUE)
@@ -29,7 +29,7 @@ def metrics_of(name):
 
 
 def inputs_of(name):
-    """The files that a table or figure is made from: what `made_from` of its entry says."""
+    """The input files of a table, by `made_from` of its entry."""
     own, table = runs_of(name), f"{RESULTS}/runs.csv"
     return {
         "runs": [table, *files_of("metrics.csv", own)],
@@ -39,7 +39,7 @@ def inputs_of(name):
     }[CATALOGUE.experiments[name].made_from]
 
 
-# The configuration as far as Table 9 depends on it.
+# The part of the configuration on which Table 9 depends.
 TIMED = SETTINGS.model_copy(
     update={
         "results_dir": ".",
@@ -53,14 +53,14 @@ TIMED = SETTINGS.model_copy(
 
 
 def timed_runs():
-    """A run of each method of Table 9 on each task, as canonical JSON: settings from the catalogue too."""
+    """A run of each method of Table 9 on each task, as canonical JSON, with the settings of the catalogue."""
     methods = CATALOGUE.experiments["table9"].methods
     cells = [(task, method) for method in methods for task in TIMED.tasks]
     return "".join(run_spec(TIMED, CATALOGUE, *cell, 0).canonical() for cell in cells)
 
 
 def has_published(wildcards):
-    """Whether curves that others published are drawn too, which the caption then says."""
+    """Whether the figure also has published curves of others, so that the caption mentions them."""
     if not SETTINGS.published_curves or wildcards.number != "1":
         return False
     steps = [
@@ -73,7 +73,7 @@ def has_published(wildcards):
 
 
 def what_was_made():
-    """For the end of a workflow: its table, if there is one alone, and the paths of all tables, pictures and the report."""
+    """The text of the table, if there is only one, and the paths of all tables, pictures and the report."""
     made = [
         path for path in [*TARGETS, f"{RESULTS}/report.html"] if Path(path).exists()
     ]

@@ -1,7 +1,7 @@
-# With `--config pack=K`: one job trains K runs side by side on one GPU, and `pretrain`, `finetune` and `offline` only put
-# the results under their names. With `--config seeds_per_job=S` it is K programs, each of up to S seeds of an offline phase
-# or of one fine-tuning. The job declares a marker and no results, so that a pack with one unfinished run does not lose its
-# finished ones: Snakemake deletes what a job declares before it runs it again.
+# With `--config pack=K`, one job trains K runs side by side on one GPU, and `pretrain`, `finetune` and `offline` only put
+# the results under their names. With `--config seeds_per_job=S`, it trains K programs: each has up to S seeds of an offline
+# phase, or one fine-tuning. The job declares a marker and no results, because Snakemake deletes declared files before it
+# runs a job again. The finished runs of a pack then survive if another one is unfinished.
 
 
 rule pack:

@@ -1,7 +1,7 @@
-# Which runs share a GPU or a program, and what is left to their own jobs.
+# Which runs share a GPU or a program, and which have a job of their own.
 from dfp.plan.experiments import KINDS
 
-# Whether a run of this kind is left to a pack: side by side with others, or in one program with other seeds.
+# Whether a pack trains the runs of a kind: side by side with others, or in one program with other seeds.
 PACKED = {
     "pretrained": PACK > 1 or SEEDS_PER_JOB > 1,
     "runs": PACK > 1,
@@ -10,7 +10,7 @@ PACKED = {
 
 
 def _packs():
-    """Folders of the runs of each pack, by (kind, first seed, number): K programs of a kind, in the order of the tables."""
+    """Folders of the runs of each pack, by (kind, first seed, number). A pack has K programs of one kind."""
     by_wave = {}
     for folders in programs(PLAN.specs, SEEDS_PER_JOB):
         kind, _, _, seed = Path(folders[0]).parts
@@ -36,7 +36,7 @@ def packed_tasks(wildcards):
 
 
 def pack_of(kind):
-    """The marker of the pack that trains a run, if one does. Its age does not matter: each run knows its spec."""
+    """The marker of the pack that trains a run, if any. Its age does not matter, because each run has its spec."""
 
     def marker(wildcards):
         cell(wildcards)

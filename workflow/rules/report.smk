@@ -9,7 +9,7 @@ localrules:
 
 
 FINISHED = files_of("metrics.csv", PLAN.runs)
-# Snakemake's report has a "Statistics" of its own: when which job ran.
+# Snakemake's report has a page "Statistics" of its own, with the times of jobs.
 CATEGORIES = {
     "summary": "Summary",
     "verdict": "Verdict",
@@ -124,8 +124,8 @@ rule report:
         f"{RESULTS}/logs/report.log",
     conda:
         ENVIRONMENT
-    # The workflow's own report, by a second Snakemake that looks at the jobs of this one. It is given the configuration
-    # of this very run: {RESULTS}/config.json may be that of the folder from which these results were moved.
+    # A second Snakemake writes the report on the jobs of this one. It gets the configuration of this run, because
+    # {RESULTS}/config.json may name the folder from which these results were moved.
     params:
         config=canonical_json(SETTINGS.model_dump(mode="json")),
     shell:

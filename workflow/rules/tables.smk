@@ -41,8 +41,8 @@ rule collect:
         "python -m dfp report collect --results-dir {params.results:q} > {log:q} 2>&1"
 
 
-# Table 9: every method in one run, on the kind of machine that trains. Its own configuration, not that of the results: with a
-# further seed there, Snakemake would delete the table and measure it again.
+# Table 9: every method in one run, on the kind of machine that trains. It has a configuration of its own: with that of the
+# results, a further seed would make Snakemake delete the table and measure it again.
 rule cost:
     output:
         table=f"{RESULTS}/cost.csv",

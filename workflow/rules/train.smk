@@ -75,7 +75,7 @@ rule finetune:
         " 2>&1 | tee {log:q}"
 
 
-# A run of offline RL: the same kind of job, with a place, a spec and a command of its own.
+# A run of offline RL.
 rule offline:
     input:
         data=dataset_of,

@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float
 
 Normalisation = Literal["joint", "mean_shift"]
 
-SELF_DISTANCE = 100.0  # added to the normalised distance of a sample to itself, so that it is not its own negative
+SELF_DISTANCE = 100.0  # added to the normalised distance of a sample to itself, so that its weight is the least
 MIN_SCALE = 1e-3
 MIN_WEIGHT = 1e-6
 MIN_FORCE = 1e-4
@@ -70,6 +70,8 @@ def drift_loss(
 ) -> Float[Array, ""]:
     """Eq. 4: ``mean |x - sg(x + V)|^2`` per coordinate, in the field's own units.
 
+    Under ``joint`` with one bandwidth the value is 1 by construction. Watch ``field.strength`` instead.
+
     Args:
       samples: the actions that the field was computed for, with gradient.
       field: their drifting field.
@@ -113,7 +115,7 @@ def mean_shift(
     """One half of Eq. 3: ``sum_j softmax_j(log k(x, y_j)) y_j - x`` with ``k = exp(-|x - y|^2 / 2 h^2)``.
 
     Args:
-      points: where to evaluate.
+      points: at which to evaluate.
       targets: samples of the attracting distribution.
       bandwidth: ``h > 0``, in action coordinates.
       excluded: true for a pair that does not count, or none.
@@ -184,7 +186,6 @@ def joint_force(
 
 
 def _distances(points: Float[Array, "B G D"], targets: Float[Array, "B N D"]) -> Float[Array, "B G N"]:
-    """Euclidean distances."""
     return jnp.sqrt(jnp.sum(jnp.square(points[:, :, None, :] - targets[:, None, :, :]), axis=-1))
 
 

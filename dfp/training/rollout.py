@@ -128,7 +128,6 @@ class Evaluator:
         self.close()
 
     def close(self) -> None:
-        """End the workers."""
         for worker in self._workers:
             worker.close()
 
@@ -245,7 +244,6 @@ class Worker:
             )
 
     def close(self) -> None:
-        """End the process."""
         self._pipe.close()
         self._process.join(timeout=5)
         if self._process.is_alive():

@@ -169,7 +169,7 @@ class Session:
 
     @functools.cached_property
     def evaluator(self) -> Evaluator:
-        """The evaluation workers, made when first asked for."""
+        """The evaluation workers, made at the first use."""
         evaluator = Evaluator(self.spec.task, self.spec.evaluation.episodes, self.options.workers)
         return self._stack.enter_context(evaluator)
 
@@ -372,7 +372,7 @@ def refuse_slow_cpu(spec: RunSpec, options: Options) -> None:
     """Stop before the first update if a CPU would need more than :data:`MAX_CPU_HOURS`, or JAX finds no device."""
     try:
         backend = jax.default_backend()
-    except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS names what is broken, or not installed
+    except (RuntimeError, AssertionError) as error:  # JAX_PLATFORMS names a broken or missing platform
         reason = str(error).partition("\n")[0] or "JAX has no such platform here"
         raise TrainingError(f"JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')}: {reason}") from None
     if backend != "cpu" or options.allow_cpu:
@@ -381,6 +381,6 @@ def refuse_slow_cpu(spec: RunSpec, options: Options) -> None:
     work = steps * update_flop(build_agent(spec)) * CPU_RATIO / 3600.0
     if work / SLOW_CPU > MAX_CPU_HOURS and (hours := work / gemm_rate()) > MAX_CPU_HOURS:
         raise TrainingError(
-            f"no GPU: JAX runs on the CPU here, where this {spec.stage} run would take about {hours:,.0f} hours "
-            f"(more than {MAX_CPU_HOURS:.0f}); --allow-cpu starts it all the same"
+            f"no GPU: JAX runs on the CPU here, and this {spec.stage} run would take about {hours:,.0f} hours "
+            f"(more than {MAX_CPU_HOURS:.0f}); --allow-cpu starts it anyway"
         )

@@ -36,7 +36,7 @@ def update(agent: ActorCritic, state: AgentState, batch: Batch, key: Array) -> t
 
 
 class Diagnostics(NamedTuple):
-    """Sums of the logged terms since the last record, and where a term was first not finite."""
+    """Sums of the logged terms since the last record, and the first update at which each was not finite."""
 
     count: Array  #: [] int32 updates
     total: Metrics

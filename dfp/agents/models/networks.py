@@ -18,7 +18,7 @@ RESNET_EXPANSION = 4
 
 
 class MLP(nn.Module):
-    """``depth`` hidden GELU layers of ``width`` units, each with a LayerNorm after it if asked for; a linear output."""
+    """``depth`` hidden GELU layers of ``width`` units, optionally with a LayerNorm after each; a linear output."""
 
     width: int
     depth: int

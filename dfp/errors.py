@@ -18,7 +18,7 @@ MEANING: dict[int, str] = {
     DONE: "done",
     CRASHED: "a bug, or an error of a simulator: a traceback is in the job's log",
     BAD_INPUT: "bad input: configuration, data, checkpoint or folder; the message names it",
-    STOPPED: "training had to stop: a value was not finite, the data had changed, or no GPU or fast CPU was there",
+    STOPPED: "training had to stop: a value is not finite, the data has changed, or the device is missing or too slow",
     FAILED_CHECK: "a check failed",
     UNFINISHED: "the deadline came, another job asked for the run, or the disk was full: the same command continues",
     INTERRUPTED: "interrupted from the keyboard: the same command continues from the last checkpoint",

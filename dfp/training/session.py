@@ -242,7 +242,7 @@ class Session:
     # -- a look at the updates
 
     def diagnostics(self, state: AgentState) -> Diagnostics:
-        """The sums that the checkpoint kept, or empty ones: those before the first update of this attempt."""
+        """The diagnostics before the first update of this attempt: the sums in its checkpoint, or empty ones."""
         empty = no_diagnostics(self.agent, state)
         require_names(empty.total, f"agent '{self.spec.agent.name}'")
         total = self._sums.get("total", {})

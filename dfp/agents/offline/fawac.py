@@ -28,7 +28,7 @@ class Config(OneStepConfig, FlowPolicyConfig):
     value: Literal["policy", "regression"] = Field(
         default="policy",
         description="V of the advantage. `policy`: the critics' value of one action of the policy, as in AWAC. "
-        "`regression`: a network, trained on the target critics' values of the data's actions, as in qam's code.",
+        "`regression`: a network, trained on the target critics' values of the data's actions (ColinQiyangLi/qam).",
     )
 
 

@@ -53,7 +53,7 @@ class PolicyConfig(AgentConfig):
 class OneStepConfig(PolicyConfig):
     """A policy of the offline table: one action at a time."""
 
-    chunk: PositiveInt = Field(default=1, description="H, actions per chunk. Table 7: 1.")
+    chunk: PositiveInt = Field(default=1, description="H, actions per chunk. Section B.2: 1.")
 
 
 class BestOfNConfig(PolicyConfig):

@@ -179,6 +179,15 @@ def test_joint_targets_depend_on_the_rest_of_the_batch():
     assert not np.allclose(near.velocity[0] * near.scale, far.velocity[0] * far.scale, rtol=0.05)
 
 
+def test_joint_does_not_depend_on_the_unit_of_the_actions():
+    # A sample is out of its own reach however large the distances are before they are normalised.
+    samples, positives = normal(0, 2, 4, 3), normal(1, 2, 2, 3)
+    field = drifting_field(samples, positives, bandwidths=(0.4,))
+    larger = drifting_field(1000.0 * samples, 1000.0 * positives, bandwidths=(0.4,))
+    np.testing.assert_allclose(larger.velocity, field.velocity, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(larger.scale, 1000.0 * field.scale, rtol=1e-6)
+
+
 @pytest.mark.parametrize("normalisation", ["joint", "mean_shift"])
 def test_order_of_samples_and_positives_does_not_matter(normalisation):
     samples, positives = normal(0, 2, 5, 3), normal(1, 2, 4, 3)
@@ -186,6 +195,17 @@ def test_order_of_samples_and_positives_does_not_matter(normalisation):
     field = drifting_field(samples, positives, bandwidths=(0.4,), normalisation=normalisation)
     permuted = drifting_field(samples[:, order], positives[:, other], bandwidths=(0.4,), normalisation=normalisation)
     np.testing.assert_allclose(permuted.velocity, field.velocity[:, order], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("normalisation", ["joint", "mean_shift"])
+def test_equal_samples_are_each_others_negatives_as_nearly_equal_ones_are(normalisation):
+    # The clip takes many samples to the same corner. Left out of each other's negatives they would stay there.
+    samples, positives = jnp.array([[[1.0], [1.0], [0.0]]]), jnp.array([[[2.0]]])
+    apart = samples.at[0, 1].add(1e-4)
+    equal, nearly = (
+        drifting_field(points, positives, bandwidths=(0.1,), normalisation=normalisation) for points in (samples, apart)
+    )
+    np.testing.assert_allclose(equal.velocity, nearly.velocity, atol=0.01)
 
 
 @pytest.mark.parametrize("normalisation", ["joint", "mean_shift"])

@@ -21,6 +21,7 @@ from dfp.report.statistics import (
     performance_profile,
     probability_of_improvement,
     stratified_bootstrap,
+    t_interval,
     task_mean,
     welch_half_width,
 )
@@ -96,6 +97,17 @@ class TestStratifiedBootstrap:
             low, high = stratified_bootstrap(task_mean, list(draw.normal(0.5, 0.1, (12, 5))))
             hits += low <= 0.5 <= high
         assert 48 <= hits <= 60
+
+
+class TestStudent:
+    def test_intervals_by_hand(self):
+        # t(4) = 2.776445 of five seeds, t(1) = 12.706205 of two; the bounds stay within [0, 1]; one seed has none.
+        summary = pd.DataFrame({"mean": [0.5, 0.5, 0.95, 0.5], "std": [0.1, 0.01, 0.1, np.nan], "n": [5, 2, 5, 1]})
+        found = t_interval(summary)
+        half = [2.776445 * 0.1 / 5**0.5, 12.706205 * 0.01 / 2**0.5]
+        assert found.low[:3].tolist() == pytest.approx([0.5 - half[0], 0.5 - half[1], 0.95 - half[0]], abs=1e-6)
+        assert found.high[:3].tolist() == pytest.approx([0.5 + half[0], 0.5 + half[1], 1.0], abs=1e-6)
+        assert found[["low", "high"]].iloc[3].isna().all()
 
 
 class TestWelch:

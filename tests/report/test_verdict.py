@@ -68,6 +68,15 @@ class TestCell:
         # With 10,000 episodes per seed, the same point is a difference.
         assert cell(mean=0.99, **(ceiling | {"episodes": 10_000, "paper_episodes": 10_000})).verdict == "differs"
 
+    def test_each_side_counts_with_its_own_deviation_seeds_and_episodes(self):
+        # Variances 0.05^2 / 5 and 0.08^2 / 8: 10.979 degrees of freedom, t = 2.2015.
+        row = cell(std=0.05, n=5, paper_std=0.08, paper_n=8)
+        assert row.difference_high == pytest.approx(2.2014960 * 0.0013**0.5, abs=1e-6)
+        # Five seeds without a failure: s = sqrt(501) / 5020 of 100 episodes, sqrt(50,001) / 5,000,200 of 10,000.
+        row = cell(mean=1.0, std=0.0, paper_mean=1.0, paper_std=0.0, paper_episodes=10_000)
+        half = 2.7762249 * ((501 / 5020**2 + 50_001 / 5_000_200**2) / 5) ** 0.5
+        assert row.difference_high == pytest.approx(half, rel=1e-5)
+
     def test_no_printed_deviation_takes_ours(self):
         assert cell(mean=0.83, paper_std=np.nan).difference_low == cell(mean=0.83).difference_low
 
@@ -395,6 +404,9 @@ class TestWhatCounts:
         assert short.verdict[names].tolist() == ["cannot tell yet", "cannot tell yet", "holds", "fails"]
         assert short.paper[names].tolist() == ["holds", "holds", "holds", "fails"]
         assert short.numbers["highest_average"].startswith("Table 1, online: 72 of 72 cells missing")
+        # No times of ours: the paper's do not stand for them.
+        assert short.verdict["topk_costs_little"] == "cannot tell yet"
+        assert short.paper["topk_costs_little"] == "holds"
 
     def test_times_at_the_papers_size(self, tmp_path: Path):
         rows = [

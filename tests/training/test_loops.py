@@ -159,6 +159,29 @@ def test_a_buffer_smaller_than_the_dataset_holds_all_of_it_but_its_oldest_rows(t
         assert live_rows(loop.offline + loop.step, loop.capacity).size == 1001
 
 
+class Stumbling(Clocked):
+    """Its first step of an episode is a success that ends nothing; the first episode fails at its end, others stop."""
+
+    def play(self, actions):
+        for step in super().play(actions):
+            failed = self.steps == self.length
+            success, stopped = self.left == self.length - 1, step.truncated and not failed
+            yield step._replace(success=success, terminated=failed, truncated=stopped)
+
+
+def test_the_end_of_the_task_and_not_success_or_a_cut_off_ends_the_bootstrap_after_a_restart_too(tmp_path):
+    environment = Stumbling(length=3)
+    for episodes in (2, 0):
+        with online_loop(tmp_path, environment, steps=20) as loop:
+            for _ in range(episodes):
+                loop.episode()
+            loop._update()
+            loop.session.save(loop.step, loop.state, loop._progress)
+            np.testing.assert_array_equal(loop.buffer.mask[1000:1006], [1, 1, 0, 1, 1, 1])
+            np.testing.assert_array_equal(loop.buffer.final[1000:1006] >= 0, [0, 0, 1, 0, 0, 1])
+    assert (loop.step, loop.episodes) == (6, 2)
+
+
 def test_a_run_that_begins_again_keeps_no_rows_of_the_one_before(tmp_path):
     """Its checkpoints were refused, so they know nothing of the file."""
     (tmp_path / "run").mkdir()

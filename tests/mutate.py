@@ -3,6 +3,7 @@
     python tests/mutate.py                          every mutant of tests/mutants.yaml
     python tests/mutate.py --only agents/dfp        those whose file or description contains the text
     python tests/mutate.py --operators 60 --seed 1  also 60 operator mutants, drawn from the same files
+    python tests/mutate.py --operators 20 --only dfp/drift.py    those of one file, and 20 operator mutants of it
     python tests/mutate.py --check                  only check that each mutant still fits its file
 
 A mutant of the list is a text that occurs once in its file, a text in its place, and a line that says what breaks.
@@ -173,7 +174,8 @@ def main() -> None:
     chosen = parser.parse_args()
 
     mutants, tests = listed()
-    mutants += operators(sorted(tests), chosen.operators, chosen.seed)
+    files = [file for file in sorted(tests) if chosen.only in file] or sorted(tests)
+    mutants += operators(files, chosen.operators, chosen.seed)
     mutants = [mutant for mutant in mutants if chosen.only in f"{mutant.file} {mutant.breaks}"]
     print(f"{len(mutants)} mutants of {len({mutant.file for mutant in mutants})} files")
     if chosen.check:

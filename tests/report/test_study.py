@@ -282,6 +282,18 @@ class TestPage:
         assert silent_rows(folder) == {}
 
 
+def test_a_contradiction_on_lift_is_on_the_first_screen_too(tmp_path: Path):
+    folder = synthetic(tmp_path / "study", 3, ("mvp", "dfp"))
+    runs = pd.read_csv(folder / "metrics.csv")
+    lift = runs[runs.method.isin(["mvp", "dfp"]) & (runs.step <= 30_000)].assign(study="study-lift", task="lift")
+    lift.loc[lift.step > 20_000, "phase"] = "online"
+    pd.concat([runs, lift]).to_csv(folder / "metrics.csv", index=False)
+    write_study_page(folder)
+    opening = (folder / "README.md").read_text().split("## What was decided")[0]
+    assert "On lift, in another simulator, the mean of both online evaluations is: MVP " in opening
+    assert "**Here lift contradicts the paper:** “improves the average score by +15.5 pp over MVP”" in opening
+
+
 def test_results_that_are_not_there_are_named_and_nothing_is_written(tmp_path: Path):
     with pytest.raises(ConfigError, match="nowhere: no such folder; give the results of the study with --results-dir"):
         collect_study("study", tmp_path / "nowhere", tmp_path / "page")

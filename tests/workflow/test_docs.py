@@ -201,6 +201,14 @@ def test_the_readme_reports_the_study():
         for points in (row.value, row.low, row.high):
             assert re.search(rf"(?<![\d.]){100 * points:.0f}(?![\d.])", text), (row.score, points)
 
+    lift = pd.read_csv(ROOT / "docs" / "study" / "study-lift-claims.csv").set_index(["difference", "score"])
+    sentence = text.split("On lift")[1].split("\n")[0]
+    for difference in ("dfp − mvp", "dfp − dfp-no-topk − mvp-topk + mvp"):
+        row = lift.loc[(difference, "mean of the last three evaluations")]
+        low, high = sorted(round(100 * abs(points)) for points in (row.low, row.high))
+        assert f"{100 * abs(row.value):.0f} points" in sentence
+        assert f"({low} to {high})" in sentence
+
 
 def test_the_api_reference_shows_the_shapes_of_arrays():
     """A signature keeps the annotations of arrays, and a field begins with its own."""

@@ -91,3 +91,9 @@ def test_cac_student_learns_from_the_teacher_and_from_q():
         expected = jax.jit(jax.grad(by_definition))(state.actor)
         found = jax.jit(jax.grad(lambda actor, agent=agent: agent.actor_loss(actor, state, data, key)[0]))(state.actor)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, expected)
+
+
+def test_cac_has_the_releases_samples_and_a_teacher_at_its_own_rate():
+    agent = make(cac, eta=1.0, teacher_rate=0.25)
+    assert agent.config.samples == 50
+    assert agent.anchor_rate == 0.25

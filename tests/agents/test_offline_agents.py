@@ -176,6 +176,16 @@ def test_idql_clones_by_noise_prediction_at_its_five_steps():
     close(agent.actor_loss(state.actor, state, data, key)[0], expected)
 
 
+def test_the_schedules_of_idql_and_srpo():
+    """All of beta from 0.1 to 10 in IDQL, to 20 in SRPO: alpha_1^2 = exp(-(beta_min + beta_max) / 2)."""
+    assert float(idql.SCHEDULE.signal(1.0)) ** 2 == pytest.approx(np.exp(-5.05), rel=1e-5)
+    assert float(srpo.SCHEDULE.signal(1.0)) ** 2 == pytest.approx(np.exp(-10.05), rel=1e-5)
+
+
+def test_the_average_of_idqls_diffusion_has_a_rate_of_its_own():
+    assert make(idql, ema_rate=0.25).anchor_rate == 0.25
+
+
 def test_idql_acts_by_the_averages():
     agent = small(idql, best_of=6)
     state = start(agent)

@@ -25,6 +25,15 @@ def test_rebrac_target_action_by_hand():
     np.testing.assert_allclose(found, [[1.0, 0.5, -0.5]], rtol=1e-6)
 
 
+def test_rebrac_actions_are_the_tanh_of_the_network():
+    agent = make(rebrac, chunk=1, alpha_actor=1.0, alpha_critic=1.0)
+    actor = jax.tree.map(lambda leaf: 3.0 * leaf, start(agent).actor)
+    observation, noise = batch().observation, jnp.zeros((B, A))
+    raw = np.asarray(super(rebrac.Agent, agent).generate(actor, observation, noise), np.float64)
+    assert np.abs(raw).max() > 0.3
+    np.testing.assert_allclose(agent.generate(actor, observation, noise), np.tanh(raw), rtol=1e-5)
+
+
 def hand_agent(**settings):
     """``pi = params``; ``Q_1 = c a_1``, ``Q_2 = c a_1 + 1``: the minimum is the first."""
     base = make(rebrac, chunk=1, **{"target_noise": 0.0, **settings})

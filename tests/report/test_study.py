@@ -82,6 +82,14 @@ def test_scores_of_a_run_by_hand():
     assert unfinished.offline == pytest.approx(0.1)
 
 
+def test_the_last_three_evaluations_are_never_of_the_phase_before():
+    """A short online phase, as lift's, has two: the score is their mean."""
+    key = {"stage": "finetune", "task": "t", "method": "m", "seed": 0}
+    tidy = pd.DataFrame([key | {"step": step, "success_rate": step / 10} for step in (1, 2, 3, 4, 5, 6)])
+    row = run_scores(tidy, pd.DataFrame([key | {"offline_steps": 4, "online_steps": 2}])).iloc[0]
+    assert (row["last"], row.offline) == pytest.approx((0.55, 0.3))
+
+
 class TestEquality:
     def test_the_release_has_the_runs_that_its_source_says(self):
         theirs = release_scores(pd.read_csv(RELEASE))
@@ -101,6 +109,15 @@ class TestEquality:
         assert rows.loc[("mvp", "online"), "finding"] == "equivalent"
         assert rows.loc[("mvp", "online"), "p"] < 1e-6
         assert rows.loc[("qc-fql", "final"), "finding"] == "too few seeds"
+        near = equality(theirs.assign(final=theirs.final + 0.05), theirs).set_index(["method", "score"])
+        assert near.loc[("mvp", "final"), "finding"] == "equivalent and different"  # clearly apart, within the margin
+
+    def test_an_unfinished_run_has_neither_score(self):
+        steps = [12_500, 15_000, 17_500, 20_000]
+        whole = pd.DataFrame({"method": "mvp", "seed": 1, "step": steps, "success_rate": [0.1, 0.2, 0.3, 0.6]})
+        begun = whole.iloc[:3].assign(seed=2)
+        (row,) = release_scores(pd.concat([whole, begun])).itertuples()
+        assert (row.seed, row.final, row.online) == pytest.approx((1, 0.6, 0.3))
 
 
 class TestCollect:

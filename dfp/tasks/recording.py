@@ -26,8 +26,8 @@ from dfp.tasks.interface import DataError
 
 log = logging.getLogger("dfp")
 
-# The arithmetic that every x86-64 CPU with AVX2 has. OpenBLAS and NumPy would choose by the CPU: with AVX-512 they sum
-# in another order, and within an episode the last digit of a plan grows into another trajectory.
+# The arithmetic that every x86-64 CPU with AVX2 has. OpenBLAS and NumPy would choose by the CPU. Another choice sums in
+# another order, and within an episode the last digit of a plan grows into another trajectory.
 ARITHMETIC = {"OPENBLAS_CORETYPE": "Haswell", "NPY_ENABLE_CPU_FEATURES": "X86_V3"}
 
 Record = Callable[[int, Path], None]
@@ -91,7 +91,8 @@ def _record_part(record: Record, episode: int, part: Path) -> None:
 @contextlib.contextmanager
 def _common_arithmetic() -> Iterator[None]:
     """Processes that are started meanwhile compute with ``ARITHMETIC``, if this CPU can."""
-    if "X86_V3" not in np.show_config(mode="dicts")["SIMD Extensions"]["found"]:
+    extensions = np.show_config(mode="dicts")["SIMD Extensions"]
+    if "X86_V3" not in extensions.get("found", []):  # NumPy drops empty entries
         yield
         return
     before = dict(os.environ)

@@ -52,6 +52,13 @@ def test_the_rows_do_not_depend_on_the_kernels_that_a_cpu_would_choose(recorded,
     assert os.environ["OPENBLAS_CORETYPE"] == "Nehalem"
 
 
+def test_a_cpu_without_those_kernels_keeps_its_own(monkeypatch):
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    monkeypatch.setattr(np, "show_config", lambda mode: {"SIMD Extensions": {"baseline": ["X86_V2"]}})
+    with recording._common_arithmetic():
+        assert "OPENBLAS_CORETYPE" not in os.environ
+
+
 def test_a_generated_dataset_is_described(recorded):
     data_dir, manifest, lines = recorded
     folder = data_dir / "generate" / "cube-single-play-v0-3x130-seed11-v1"

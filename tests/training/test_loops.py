@@ -109,6 +109,14 @@ def online_loop(folder: Path, environment: Clocked, steps: int, warmup: int = 33
         yield OnlineLoop(session, environment, folder, random_dataset(spec.task))  # pyright: ignore
 
 
+def play_and_save(loop: OnlineLoop, episodes: int) -> None:
+    """Play whole episodes, store their last rows, and leave a checkpoint."""
+    for _ in range(episodes):
+        loop.episode()
+    loop._update()
+    loop.session.save(loop.step, loop.state, loop._progress)
+
+
 @pytest.fixture
 def _little_room_for_finals(monkeypatch):
     """For one episode more than have ended."""
@@ -121,10 +129,7 @@ def test_every_episode_keeps_its_last_state_as_their_table_grows_and_after_a_res
     environment = Clocked(length=1)
     for episodes in (3, 1):
         with online_loop(tmp_path, environment, steps=20) as loop:
-            for _ in range(episodes):
-                loop.episode()
-            loop._update()
-            loop.session.save(loop.step, loop.state, loop._progress)
+            play_and_save(loop, episodes)
             table, entries = loop.buffer.final_observation, loop.buffer.final[1000 : 1000 + loop.step]
             np.testing.assert_array_equal(table[entries, 0], [1, 2, 3, 4][: loop.step])
             np.testing.assert_array_equal(table[:2], random_dataset(make_spec().task).final_observations)
@@ -173,10 +178,7 @@ def test_the_end_of_the_task_and_not_success_or_a_cut_off_ends_the_bootstrap_aft
     environment = Stumbling(length=3)
     for episodes in (2, 0):
         with online_loop(tmp_path, environment, steps=20) as loop:
-            for _ in range(episodes):
-                loop.episode()
-            loop._update()
-            loop.session.save(loop.step, loop.state, loop._progress)
+            play_and_save(loop, episodes)
             np.testing.assert_array_equal(loop.buffer.mask[1000:1006], [1, 1, 0, 1, 1, 1])
             np.testing.assert_array_equal(loop.buffer.final[1000:1006] >= 0, [0, 0, 1, 0, 0, 1])
     assert (loop.step, loop.episodes) == (6, 2)

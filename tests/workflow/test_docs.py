@@ -205,9 +205,9 @@ def test_the_readme_reports_the_study():
     sentence = text.split("On lift")[1].split("\n")[0]
     for difference in ("dfp − mvp", "dfp − dfp-no-topk − mvp-topk + mvp"):
         row = lift.loc[(difference, "mean of the last three evaluations")]
-        low, high = sorted(round(100 * abs(points)) for points in (row.low, row.high))
+        low, high = (round(100 * (abs(row.value) + sign * row.welch)) for sign in (-1, 1))
         assert f"{100 * abs(row.value):.0f} points" in sentence
-        assert f"({low} to {high})" in sentence
+        assert f"{low} to {high})" in sentence
 
 
 def test_the_api_reference_shows_the_shapes_of_arrays():

@@ -85,7 +85,7 @@ def plot(name: str, results_dir: ResultsOption) -> None:
 
 @app.command()
 def collect(
-    name: Annotated[str, typer.Argument(help="Configuration of the study: study, study-lift or equality.")],
+    name: Annotated[str, typer.Argument(help="Configuration of the study: study, study-dfp, study-lift or equality.")],
     results_dir: ResultsOption,
     folder: StudyFolder = Path("docs/study"),
 ) -> None:

@@ -156,7 +156,7 @@ class TestCollect:
         tidy = read_metrics(tmp_path / "s")
         online = tidy[(tidy.method == "dfp") & (tidy.phase == "online")]
         assert online.seed.tolist() == [0, 0, 1, 1]
-        assert len(tidy[(tidy.method == "dfp_K=1") & (tidy.seed == 1)]) == 2  # its pretraining's rows, once
+        assert len(tidy[(tidy.method == "dfp-no-topk") & (tidy.seed == 1)]) == 2  # its pretraining's rows, once
         assert pd.read_csv(origin).run.tolist() == [
             f"pretrained/{task}/drifting/seed0",
             f"pretrained/{task}/drifting/seed1",
@@ -186,24 +186,34 @@ class TestCollect:
         write_run(results / "runs/cube-single-task2/dfp/seed1", spec.model_copy(update={"training": faster}), 0.5)
         with pytest.raises(ConfigError, match=r"dfp/seed1/manifest\.json: digest .*config/study\.yaml"):
             collect_study("study", results, tmp_path / "s")
-        with pytest.raises(ConfigError, match="study 'demo': allowed: study, study-lift, equality"):
+        with pytest.raises(ConfigError, match="study 'demo': allowed: study, study-dfp, study-lift, equality"):
             collect_study("demo", results, tmp_path / "s")
 
 
 ENDS = {"mvp": 0.9, "mvp-topk": 0.8, "dfp-no-topk": 0.5, "dfp": 0.4, "dfp_h=0.1": 0.7, "qc-bfn": 0.3}
 
 
+def study_of(method: str) -> str:
+    return "study" if method in ("mvp", "mvp-topk", "dfp-no-topk", "dfp") else "study-dfp"
+
+
 def synthetic(folder: Path, n: int, methods: tuple[str, ...]) -> Path:
-    """``n`` seeds of methods, of which MVP ends highest, and of Table 7's BC; one seed of the variant K=1."""
+    """``n`` seeds of methods, of which MVP ends highest, and of Table 7's BC; one seed of the variant K=1.
+
+    DFP's variants and the baselines are of study-dfp, with a DFP of their own.
+    """
     rows = []
-    runs = [("finetune", method, seed, ENDS[method]) for method in methods for seed in range(n)]
-    runs += [("finetune", "dfp_K=1", 0, 0.5), *(("offline", "bc", seed, 0.3) for seed in range(min(n, 3)))]
-    for stage, method, seed, end in runs:
+    runs = [(study_of(method), "finetune", method, seed, ENDS[method]) for method in methods for seed in range(n)]
+    if beside := [study for study, *_ in runs if study == "study-dfp"]:
+        runs += [(beside[0], "finetune", "dfp", seed, ENDS["dfp"] - 0.1) for seed in range(n)]
+    runs += [("study-dfp", "finetune", "dfp_K=1", 0, 0.5)]
+    runs += [("study", "offline", "bc", seed, 0.3) for seed in range(min(n, 3))]
+    for study, stage, method, seed, end in runs:
         length = 80_000 if stage == "finetune" else 50_000
         for step in range(5000, length + 1, 5000):
             rate = (end - 0.02 * seed) * step / length
             phase = "offline" if step <= 50000 else "online"
-            run = ("study", stage, "cube-single-task2", method, seed)
+            run = (study, stage, "cube-single-task2", method, seed)
             rows.append((*run, phase, step, round(rate, 4), 50, -1.0, 100.0, 1.0, 0))
     folder.mkdir()
     header = pd.read_csv(STUDY / "metrics.csv", nrows=0).columns
@@ -236,7 +246,7 @@ class TestPage:
         assert "**MVP 80.6 % [76.9, 84.3]** (n=5)" in first_screen  # 0.90 to 0.82, times 15/16 over the last three
         assert "**Here the result contradicts the paper:**" in first_screen
         assert "`dfp − mvp` is **-46.9 [" in first_screen
-        assert "runs of cube-single-task2 used 2 different files" in "\n".join(lines)
+        assert "runs of cube-single-task2 in `study.yaml` used 2 different files" in "\n".join(lines)
         assert "probability of improvement 0.0 [0.0, 0.0] %" in first_screen
         assert "What was checked:" in first_screen
         assert "cannot tell" not in first_screen
@@ -245,11 +255,18 @@ class TestPage:
         assert (row.direction, row.n) == ("opposite", "5/5")
         # Welch by hand: s = 0.02 * sqrt(2.5) * 15 / 16 on both sides, t(8) = 2.306.
         assert row.welch == pytest.approx(2.306 * 0.02 * 2.5**0.5 * 15 / 16 * 0.4**0.5, rel=1e-3)
-        assert claims.loc[("dfp − qc-fql", "mean of the last three evaluations"), "direction"] == "too few seeds"
+        assert len(claims) == 7  # those of Table 2's methods
+        others = pd.read_csv(five / "study-dfp-claims.csv").set_index("difference")
+        assert others.direction.to_dict() == {
+            "dfp − qc-fql": "too few seeds", "dfp − qc-bfn": "cannot tell",
+            "dfp − fql": "too few seeds", "dfp − bfn": "too few seeds",
+        }  # fmt: skip
 
     def test_a_method_without_runs_is_named_once(self, five: Path):
         text = (five / "README.md").read_text()
-        assert "`config/study.yaml`: `dfp_K=1`, seeds 1-4; no online run of `mvp-topk`, " in text
+        assert "`config/study.yaml`: `bc`" not in text  # three of three seeds
+        assert "`config/study.yaml`: no online run of `mvp-topk`, `dfp-no-topk`" in text
+        assert "`config/study-dfp.yaml`: `dfp_K=1`, seeds 1-4; no online run of `dfp_field=mean_shift`" in text
         assert "| MVP w/ top-K |" not in text
         assert "— |" not in text.split("## Learning curves")[1].split("## What a point costs")[0]
         assert "## Lift" not in text
@@ -271,10 +288,25 @@ class TestPage:
     def test_what_it_says_to_the_gaps_of_the_paper(self, five: Path):
         rows = silent_rows(five)
         assert set(rows) == {"Bandwidth on OGBench", "Which evaluations count"}  # no run has the other field
-        assert "+28.1 [" in rows["Bandwidth on OGBench"]
-        assert rows["Bandwidth on OGBench"].endswith("points (n=5/5), the first is better")
+        assert "+37.5 [" in rows["Bandwidth on OGBench"]  # (0.7 - 0.3) * 15 / 16, against the DFP of its own study
+        assert rows["Bandwidth on OGBench"].endswith("(n=5/5), the first is better")
+        assert "mean of the last three evaluations (n=5/5)" in rows["Bandwidth on OGBench"]
         table = (ROOT / "docs" / "where-the-paper-is-silent.md").read_text()
         assert all(f"| {row} |" in table for row in [*rows, "Normalisation of the field"])
+
+    def test_before_the_online_runs_a_choice_is_told_by_the_offline_phase(self, five: Path, tmp_path: Path):
+        folder = tmp_path / "study"
+        folder.mkdir()
+        metrics = pd.read_csv(five / "metrics.csv")
+        of_choices = metrics.study == "study-dfp"
+        metrics[~of_choices | (metrics.step <= 50_000)].to_csv(folder / "metrics.csv", index=False)
+        shutil.copy(five / "provenance.csv", folder)
+        write_study_page(folder)
+        answer = silent_rows(folder)["Bandwidth on OGBench"]
+        # 0.7 against 0.3 at the end of both phases: 45,000 of 80,000 steps is the middle of the last three offline.
+        assert "+22.5 [" in answer
+        assert "mean of the last three offline evaluations (n=5/5), the first is better" in answer
+        assert "`config/study-dfp.yaml`: no online run of `dfp`, `dfp_h=0.1`" in (folder / "README.md").read_text()
 
     @pytest.mark.parametrize(("n", "brackets"), [(1, False), (2, True)])
     def test_few_seeds_decide_nothing(self, tmp_path: Path, n: int, brackets: bool):
@@ -318,6 +350,22 @@ def test_results_that_are_not_there_are_named_and_nothing_is_written(tmp_path: P
     assert not list(tmp_path.iterdir())
 
 
+def test_a_run_that_no_study_lists_is_refused(tmp_path: Path):
+    folder = synthetic(tmp_path / "study", 1, ("mvp",))
+    text = (folder / "metrics.csv").read_text()
+    for old, new, message in (
+        (
+            ",mvp,",
+            ",dfp_K=1,",
+            r"metrics\.csv: finetune, .*, dfp_K=1, seed 0 is not in config/study\.yaml",
+        ),
+        ("study,finetune", "lite,finetune", r"metrics\.csv: study 'lite': allowed: study, study-dfp"),
+    ):
+        (folder / "metrics.csv").write_text(text.replace(old, new))
+        with pytest.raises(ConfigError, match=message):
+            write_study_page(folder)
+
+
 def test_numbers_as_pages_write_them():
     row = {"a_mean": 0.5, "a_low": 0.25, "a_high": 0.75, "value": -0.1, "low": -0.2, "high": 0.0}
     assert percent(row, "a") == "50.0 % [25.0, 75.0]"
@@ -349,7 +397,7 @@ def test_the_committed_study_is_made_from_its_csv_files(tmp_path: Path):
 def test_every_number_of_the_committed_study_has_its_provenance():
     tidy = read_metrics(STUDY)
     origin = pd.read_csv(STUDY / "provenance.csv", dtype="str", keep_default_na=False)
-    assert origin.digest.is_unique
+    assert not origin.duplicated(["study", "digest"]).any()
     online = tidy[tidy.phase == "online"].drop_duplicates(["study", "method", "seed", "task"])
     assert len(online) == (origin.stage == "finetune").sum()
     assert set(json.loads(origin.versions.iloc[0])) >= {"jax", "mujoco", "ogbench"}

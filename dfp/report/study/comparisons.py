@@ -10,7 +10,7 @@ A *score* is one number of a finished run: the columns of :func:`~dfp.report.stu
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,18 +147,19 @@ def direction(found: dict[str, Any]) -> str:
     return SAME if found["low"] > 0 else OPPOSITE if found["high"] < 0 else CANNOT_TELL
 
 
-def directions(scores: pd.DataFrame) -> pd.DataFrame:
-    """:data:`CLAIMS` on one task's runs.
+def directions(scores: pd.DataFrame, claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
+    """Claims on one task's runs.
 
     Columns: ``section, quote, difference, score, value, low, high, n, welch, direction``; ``n`` is ``5/5``.
     """
     rows = []
-    for claim in CLAIMS:
+    for claim in claims:
         found = difference(scores, claim.weights, claim.score)
         about = {"section": claim.section, "quote": claim.quote, "difference": claim.difference}
         about |= {"score": SCORES[claim.score], **found, "n": "/".join(map(str, found["n"]))}
         rows.append(about | {"direction": direction(found)})
-    return pd.DataFrame(rows)
+    columns = ["section", "quote", "difference", "score", "value", "low", "high", "n", "welch", "direction"]
+    return pd.DataFrame(rows, columns=pd.Index(columns))
 
 
 # --------------------------------------------------------------------------- equality with the authors' release

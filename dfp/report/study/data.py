@@ -27,7 +27,7 @@ from dfp.runs.layout import MANIFEST, METRICS
 from dfp.runs.same_spec import digest_of
 from dfp.spec import ConfigError
 
-STUDIES = ("study", "study-lift", "equality")  # configurations in config/, in the order of the page
+STUDIES = ("study", "study-dfp", "study-lift", "equality")  # configurations in config/, in the order of the page
 METRIC_COLUMNS = {"study": "str"} | {name: kind for name, kind in TIDY_TYPES.items() if name != "run"}
 KEY = ["stage", "task", "method", "seed"]  # of a run
 RUN = ["study", *KEY]
@@ -96,15 +96,27 @@ def finished_folders(results_dir: Path) -> dict[str, str]:
 
 
 def read_metrics(folder: Path) -> pd.DataFrame:
-    """``metrics.csv`` of the study; :class:`ConfigError` if it is missing, malformed or lists an evaluation twice."""
-    tidy = read_table(folder / "metrics.csv", METRIC_COLUMNS)
-    require(tidy, in_range(tidy), folder / "metrics.csv")
+    """``metrics.csv`` of the study.
+
+    Raises:
+      ConfigError: the file is missing or malformed, lists an evaluation twice, or has a run that no study lists.
+    """
+    path = folder / "metrics.csv"
+    tidy = read_table(path, METRIC_COLUMNS)
+    require(tidy, in_range(tidy), path)
     twice = tidy.loc[tidy.duplicated([*RUN, "step"])]
     if len(twice):
         row = twice.iloc[0]
-        raise ConfigError(
-            f"{folder / 'metrics.csv'}: {row.study}, {row.method}, seed {row.seed}, step {row.step} twice"
-        )
+        raise ConfigError(f"{path}: {row.study}, {row.method}, seed {row.seed}, step {row.step} twice")
+    for study, rows in tidy.groupby("study"):
+        if study not in STUDIES:
+            raise ConfigError(f"{path}: study '{study}': allowed: {', '.join(STUDIES)}")
+        found = rows.merge(listed_runs(str(study))[KEY], on=KEY, how="left", indicator="listed")
+        foreign = found.loc[found.listed == "left_only"]
+        if len(foreign):
+            row = foreign.iloc[0]
+            run = f"{row.stage}, {row.task}, {row.method}, seed {row.seed}"
+            raise ConfigError(f"{path}: {run} is not in config/{study}.yaml; `dfp study collect` drops such rows")
     return tidy
 
 

@@ -44,18 +44,25 @@ from dfp.report.study.data import GOAL, STUDIES, listed_runs, read_metrics, run_
 from dfp.report.study.figures import HERE, RELEASE_COLOR, Line, draw_differences, draw_lines, method_pens
 from dfp.report.tables.cost import read_cost
 
-# Figures of learning curves: what is new in each, and what it is drawn beside.
-GROUPS = {
-    "ablation": (["mvp", "mvp-topk", "dfp-no-topk", "dfp"], []),
-    "baselines": (["bfn", "qc-bfn", "fql", "qc-fql"], ["mvp", "dfp"]),
-    "open": (["dfp_h=0.1", "dfp_field=mean_shift"], ["dfp"]),
-    "sensitivity": (["dfp_K=1", "dfp_lambda=0.1"], ["dfp"]),
+# Figures of learning curves: of which study, the methods that are new in it, and those that it is drawn beside.
+CURVES = {
+    "ablation": ("study", ["mvp", "mvp-topk", "dfp-no-topk", "dfp"], []),
+    "open": ("study-dfp", ["dfp_h=0.1", "dfp_field=mean_shift"], ["dfp"]),
+    "baselines": ("study-dfp", ["bfn", "qc-bfn", "fql", "qc-fql"], ["dfp"]),
+    "sensitivity": ("study-dfp", ["dfp_K=1", "dfp_lambda=0.1"], ["dfp"]),
+    "lift": ("study-lift", ["mvp", "mvp-topk", "dfp-no-topk", "dfp"], []),
 }
 TEN_STEPS = ("bfn", "qc-bfn")
 STEPS = "offline updates, then online environment steps"
 MINUTES = "minutes of computation, from measured ms per step"
 AVERAGING_ROW = "Which evaluations count"  # of docs/where-the-paper-is-silent.md
 RUN = ["stage", "method", "seed"]
+CUBE = (
+    "study",
+    "study-dfp",
+)  # of one task and setting, on two data files: runs of one are not compared with the other's
+COMPARED = (*CUBE, "study-lift")
+TITLES = {"study": "Success against computation", "study-dfp": "The same, runs of study-dfp.yaml"}
 
 
 def write_study_page(folder: Path) -> list[Path]:
@@ -69,17 +76,17 @@ def write_study_page(folder: Path) -> list[Path]:
     release, cost = read_table(RELEASE, RELEASE_TYPES), read_cost(folder / "cost.csv", partial=True)
     tables: dict[str, pd.DataFrame] = {}
     figures: dict[str, Figure] = {}
-    for name in ("study", "study-lift"):
+    for name in COMPARED:
         study = studies[name]
-        tables |= {f"{name}-methods": study.methods(), f"{name}-pairs": study.pairs()}
-        tables[f"{name}-claims"] = directions(study.online)
-        figures |= study.curve_figures()
-    tables["study-cost"] = cost_table(studies["study"], cost)
+        tables |= {f"{name}-methods": study.methods(), f"{name}-pairs": study.pairs(), f"{name}-claims": study.claims()}
+    for name in CUBE:
+        tables[f"{name}-cost"] = cost_table(studies[name], cost)
+    figures |= {f"curves-{name}": drawn for name in CURVES if (drawn := curve_figure(studies, name))}
     tables["equality"] = equality(release_scores(studies["equality"].tidy), release_scores(release))
-    if len(rows := forest(tables["study-claims"], tables["study-pairs"])):
+    if len(rows := forest(*(together(tables, part) for part in ("claims", "pairs")))):
         figures["differences"] = draw_differences(rows)
-    if against := studies["study"].against_minutes(cost):
-        figures["cost"] = draw_lines({"Success against computation": against}, MINUTES)
+    if against := {TITLES[name]: lines for name in CUBE if (lines := studies[name].against_minutes(cost))}:
+        figures["cost"] = draw_lines(against, MINUTES)
     if panels := equality_panels(studies["equality"].tidy, release):
         figures["equality"] = draw_lines(panels, STEPS, switch=10_000)
     written = [write_atomically(folder / f"{name}.csv", csv_text(table)) for name, table in tables.items()]
@@ -95,6 +102,7 @@ class Study:
     def __init__(self, name: str, tidy: pd.DataFrame) -> None:
         self.name = name
         self.runs = listed_runs(name)
+        self.online_methods = set(self.runs.loc[self.runs.stage == "finetune", "method"])
         scores = run_scores(tidy, self.runs)
         self.online = scores.loc[scores.stage == "finetune"]  # a pretraining whose run has not finished has `offline`
         self.scores = scores.dropna(subset="last")
@@ -127,10 +135,9 @@ class Study:
             return set(self.runs.loc[self.runs.method == method, "pretrained_digest"])
 
         claimed = [tuple(claim.weights) for claim in CLAIMS if len(claim.weights) == 2]
-        listed = set(self.runs.method)
         rows = []
         for better, worse in [*dict.fromkeys(claimed), *((choice.variant, choice.own) for choice in CHOICES)]:
-            if not {better, worse} <= listed:
+            if not {better, worse} <= self.online_methods:
                 continue
             row: dict[str, Any] = {"better": better, "worse": worse}
             found = {score: difference(self.online, pair(better, worse), score) for score in SCORES}
@@ -139,8 +146,13 @@ class Study:
             found["improvement"] = improvement(self.online, better, worse)
             for score, numbers in found.items():
                 row |= {f"{score}_{name}": numbers[name] for name in ("value", "low", "high")}
-            rows.append(row | {"n": "/".join(map(str, found["improvement"]["n"]))})
+            counts = {"n": found["improvement"]["n"], "offline_n": found["offline"]["n"]}
+            rows.append(row | {name: "/".join(map(str, n)) for name, n in counts.items()})
         return pd.DataFrame(rows)
+
+    def claims(self) -> pd.DataFrame:
+        """The claims whose methods the configuration lists, judged: the columns of :func:`directions`."""
+        return directions(self.online, [claim for claim in CLAIMS if set(claim.weights) <= self.online_methods])
 
     def lines(self, methods: list[str]) -> list[Line]:
         """The learning curves of finished runs, ``x`` in steps; methods without one are left out."""
@@ -153,17 +165,6 @@ class Study:
         return [
             Line(mine.label.iloc[0], lines[str(method)], mine) for method, mine in rows.groupby("method", sort=False)
         ]
-
-    def curve_figures(self) -> dict[str, Figure]:
-        """Learning curves of the groups of which a run that is new in them has finished."""
-        figures = {}
-        finished = set(self.online.dropna(subset="last").method)
-        task, switch = self.runs[["task", "offline_steps"]].iloc[0]
-        for group, (new, beside) in GROUPS.items():
-            if finished & set(new):
-                stem = group if self.name == "study" else f"{self.name}-{group}"
-                figures[f"curves-{stem}"] = draw_lines({task: self.lines([*new, *beside])}, STEPS, switch)
-        return figures
 
     def against_minutes(self, cost: pd.DataFrame) -> list[Line]:
         """Learning curves over the minutes that their steps take, of the paper's methods whose cost was measured."""
@@ -187,6 +188,21 @@ class Study:
             {"stage": stage, "method": method, "seeds": list(rows.seed), "begun": len(rows) < listed[stage, method]}
             for (stage, method), rows in left.groupby(["stage", "method"], sort=False)
         ]
+
+
+def curve_figure(studies: dict[str, Study], name: str) -> Figure | None:
+    """Learning curves of :data:`CURVES`, if a run that is new in them has finished."""
+    of, new, beside = CURVES[name]
+    study = studies[of]
+    if not set(study.online.dropna(subset="last").method) & set(new):
+        return None
+    task, switch = study.runs[["task", "offline_steps"]].iloc[0]
+    return draw_lines({task: study.lines([*new, *beside])}, STEPS, switch)
+
+
+def together(tables: dict[str, pd.DataFrame], part: str) -> pd.DataFrame:
+    """The claims, pairs or costs of both studies of cube-single-task2, one below the other."""
+    return pd.concat([tables[f"{name}-{part}"] for name in CUBE], ignore_index=True)
 
 
 def forest(claims: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
@@ -243,11 +259,12 @@ def cost_table(study: Study, cost: pd.DataFrame) -> pd.DataFrame:
 def page(studies: dict[str, Study], tables: dict[str, pd.DataFrame], figures: set[str], origin: pd.DataFrame) -> str:
     """The text of ``README.md``."""
     rows = {name: table.to_dict("records") for name, table in tables.items()}
+    pairs = together(tables, "pairs").to_dict("records")
     ran = [row for row in rows["study-methods"] if row["n"]]
     claims: dict[str, list[dict[str, Any]]] = {answer: [] for answer in (OPPOSITE, SAME, CANNOT_TELL, TOO_FEW)}
-    for row in rows["study-claims"]:
+    for row in together(tables, "claims").to_dict("records"):
         claims[row["direction"]].append(row)
-    headline = [row for row in ran if row["method"] in GROUPS["ablation"][0]]
+    headline = [row for row in ran if row["method"] in CURVES["ablation"][1]]
     return render(
         "study.md",
         headline=sorted(headline, key=lambda row: -row["last_mean"]),
@@ -256,11 +273,13 @@ def page(studies: dict[str, Study], tables: dict[str, pd.DataFrame], figures: se
         planned=int(studies["study"].runs.seed.nunique()),
         claims=claims,
         clear=sum(row["welch"] < abs(row["value"]) for row in claims[SAME]),
-        pairs=[row for row in rows["study-pairs"] if not np.isnan(row["last_value"])],
+        pairs=[row for row in pairs if not np.isnan([row["last_value"], row["offline_value"]]).all()],
         scores=SCORES,
-        chosen=choices(rows["study-pairs"]),
+        chosen=choices(pairs),
         averaging=averaging(studies["study"].scores),
+        variants=[row for row in rows["study-dfp-methods"] if row["n"]],
         cost=rows["study-cost"],
+        cost_of_variants=rows["study-dfp-cost"],
         lift=[row for row in rows["study-lift-methods"] if row["n"]],
         lift_claims=[row for row in rows["study-lift-claims"] if row["direction"] != TOO_FEW],
         equality=[row for row in rows["equality"] if row["n"]],
@@ -269,7 +288,7 @@ def page(studies: dict[str, Study], tables: dict[str, pd.DataFrame], figures: se
         runs=len(origin),
         commits=sorted({short(commits) for commits in origin.git_commit}),
         devices=sorted(set(origin.device)),
-        data_files=differing_data(origin),
+        data_files={name: found for name, part in origin.groupby("study") if (found := differing_data(part))},
         hours=origin.hours.astype(float).sum(),
         goal=100 * GOAL,
         margin=100 * MARGIN,
@@ -279,16 +298,22 @@ def page(studies: dict[str, Study], tables: dict[str, pd.DataFrame], figures: se
 
 
 def choices(pairs: list[dict[str, Any]]) -> dict[str, str]:
-    """A sentence for each of :data:`CHOICES` that was measured, by its question."""
-    by_name = {(row["better"], row["worse"]): row for row in pairs if not np.isnan(row["last_value"])}
+    """A sentence for each of :data:`CHOICES` that was measured, by its question.
+
+    It is about the end of the online phase or, as long as that was not run, of the offline phase.
+    """
     words = {SAME: "the first is better", OPPOSITE: "the first is worse", CANNOT_TELL: "not told apart"}
-    found = {choice: by_name.get((choice.variant, choice.own)) for choice in CHOICES}
-    return {
-        choice.question: f"{points(row, 'last_')} points (n={row['n']}), "
-        + words[direction({name: row[f"last_{name}"] for name in ("value", "low", "high")})]
-        for choice, row in found.items()
-        if row
-    }
+    by_name = {(row["better"], row["worse"]): row for row in pairs}
+    sentences = {}
+    for choice in CHOICES:
+        row = by_name.get((choice.variant, choice.own))
+        for score, n in (("last", "n"), ("offline", "offline_n")):
+            if row and not np.isnan(row[f"{score}_value"]):
+                answer = words[direction({name: row[f"{score}_{name}"] for name in ("value", "low", "high")})]
+                text = f"{points(row, f'{score}_')} points, {SCORES[score]} (n={row[n]}), {answer}"
+                sentences[choice.question] = text
+                break
+    return sentences
 
 
 def averaging(scores: pd.DataFrame) -> str:
@@ -308,8 +333,8 @@ def averaging(scores: pd.DataFrame) -> str:
 def silent_rows(folder: Path) -> dict[str, str]:
     """What the study found about rows of ``docs/where-the-paper-is-silent.md``, by the row's question."""
     tidy = read_metrics(folder)
-    study = Study("study", tidy.loc[tidy.study == "study"])
-    told = choices(study.pairs().to_dict("records"))
+    study, variants = (Study(name, tidy.loc[tidy.study == name]) for name in CUBE)
+    told = choices(variants.pairs().to_dict("records"))
     lines = {
         choice.row: f"measured on cube-single-task2: {choice.question}: {told[choice.question]}"
         for choice in CHOICES

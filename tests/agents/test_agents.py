@@ -286,6 +286,17 @@ def test_mvp_the_constraint_has_its_weight():
         assert float(losses[weight][0]) == pytest.approx(without + weight * constraint, rel=1e-5)
 
 
+def test_mvp_the_top_k_term_has_its_weight():
+    agents = {weight: make(mvp, top_k=TopKConfig(weight=weight)) for weight in (0.0, 1.0, 3.0)}
+    current, key = start(agents[1.0]), jax.random.key(1)
+    losses = {
+        weight: float(agent.actor_loss(current.actor, current, batch(), key)[0]) for weight, agent in agents.items()
+    }
+    term = losses[1.0] - losses[0.0]
+    assert abs(term) > 0.01
+    assert losses[3.0] - losses[0.0] == pytest.approx(3 * term, rel=1e-4)
+
+
 def test_mvp_acts_in_one_step_from_noise():
     agent = make(mvp)
     actor = start(agent).actor

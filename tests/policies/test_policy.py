@@ -8,6 +8,7 @@ import pytest
 
 import dfp
 from dfp.plan.catalogue import CATALOGUE, load_catalogue, load_config, run_spec
+from dfp.policies.evaluate import player
 from dfp.runs.checkpoint import CheckpointError, Rotation, save
 from dfp.runs.folder import RunFolder
 from dfp.runs.layout import FINAL_STATE, MANIFEST, METRICS
@@ -44,6 +45,21 @@ def test_chunks_are_a_function_of_state_and_seed(run):
     # Rows draw apart, even of equal states.
     same = policy(np.tile(STATES[:1], (2, 1)), seed=3)
     assert not np.array_equal(same[0], same[1])
+
+
+def test_the_critic_chooses_and_the_target_critic_has_no_part(run):
+    """QC-FQL's policy has nothing to choose from."""
+    folder, spec, state = run
+    other = jax.jit(build_agent(spec).init)(jax.random.key(2))
+    chunks = []
+    for saved in (state, state._replace(target_critic=other.critic), state._replace(critic=other.critic)):
+        save(folder / FINAL_STATE, saved, spec.digest(), {"step": 7})
+        policy = dfp.load_policy(folder)
+        evaluated = player(policy, 3)(STATES, np.arange(3), np.zeros(3, int))
+        chunks.append((evaluated, policy(STATES, seed=3)))
+    for way in range(2):
+        np.testing.assert_array_equal(chunks[0][way], chunks[1][way])
+        assert np.array_equal(chunks[0][way], chunks[2][way]) == (spec.agent.name != "dfp")
 
 
 def test_a_caller_who_computes_in_64_bits_gets_the_same_chunks(run):

@@ -125,6 +125,13 @@ class TestWelch:
             2.306004 * 0.004**0.5, abs=1e-6
         )
 
+    def test_the_interval_has_the_unit_of_the_weighted_sum(self):
+        """Half the difference is half as far, a mean over ten tasks a tenth."""
+        std, n = np.array([0.1, 0.3]), np.array([5, 4])
+        whole = welch_half_width(np.array([1.0, -1.0]), std, n)
+        for share in (0.5, 0.1, 2.0):
+            assert welch_half_width(share * np.array([1.0, -1.0]), std, n) == pytest.approx(share * whole)
+
     def test_no_scatter_and_one_seed(self):
         assert welch_half_width(np.array([1, -1]), np.zeros(2), np.full(2, 5)) == 0.0
         assert np.isnan(welch_half_width(np.array([1, -1]), np.array([np.nan, 0.1]), np.array([1, 5])))

@@ -25,7 +25,7 @@ from dfp.report.study.comparisons import (
     release_scores,
 )
 from dfp.report.study.data import collect_study, read_metrics, run_scores
-from dfp.report.study.page import silent_rows, write_study_page
+from dfp.report.study.page import averaging, silent_rows, write_study_page
 from dfp.report.tables.cost import COST_TYPES
 from dfp.spec import ConfigError
 
@@ -348,6 +348,15 @@ def test_results_that_are_not_there_are_named_and_nothing_is_written(tmp_path: P
     with pytest.raises(ConfigError, match="nowhere: no such folder; give the results of the study with --results-dir"):
         collect_study("study", tmp_path / "nowhere", tmp_path / "page")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_average_of_three_against_the_last_one_by_hand():
+    """Gaps of 10, -10 and 1 points are 7 on average; two seeds are not told."""
+    frame = pd.DataFrame({"stage": "offline", "method": ["bc"] * 3 + ["iql"] * 2, "final": [0.6, 0.4, 0.51, 0.9, 0.1]})
+    text = averaging(frame.assign(last=0.5))
+    assert "they differ by 7.0 points on average" in text
+    assert text.endswith("standard deviation over seeds: 0.0 points for the mean, 10.0 for the last")
+    assert averaging(frame.assign(last=0.5, stage="finetune")) == ""
 
 
 def test_a_run_that_no_study_lists_is_refused(tmp_path: Path):

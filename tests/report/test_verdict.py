@@ -174,6 +174,7 @@ class TestFromRuns:
         cells = rows_of(results, partial=True)
         assert cells.loc[(2, "online", TASK, "dfp"), "n"] == 4
         assert cells.loc[(2, "online", TASK, "mvp"), "n"] == 5
+        assert cells.loc[(6, "offline", TASK, "dfp"), "n"] == 5  # its pretraining has ended
 
     def test_a_shorter_online_phase_leaves_the_offline_cells_comparable(self, tmp_path: Path):
         online = {"steps": 10, "warmup_steps": 5000, "buffer_capacity": 2000000}

@@ -90,6 +90,35 @@ def test_a_write_that_fails_leaves_the_checkpoint_before(tmp_path, monkeypatch):
     assert load(path, STATE, "d")[1]["step"] == 1
 
 
+def test_after_a_write_that_fails_the_next_one_goes_to_the_same_place(tmp_path, monkeypatch):
+    """Not to that of the newest checkpoint."""
+    rotation = Rotation(tmp_path, "d")
+    first = rotation.save(STATE, {"step": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", None)
+        with pytest.raises(TypeError):
+            rotation.save(STATE, {"step": 2})
+    assert rotation.save(STATE, {"step": 3}) != first
+    assert load(first, STATE, "d")[1]["step"] == 1
+
+
+class Pickled:
+    """Code that would run when a checkpoint is read."""
+
+    def __reduce__(self):
+        return pytest.fail, ("a checkpoint was unpickled",)
+
+
+def test_a_checkpoint_with_pickled_objects_is_refused(tmp_path):
+    path = tmp_path / "c.npz"
+    save(path, STATE, "d", {"step": 1})
+    with np.load(path) as archive:
+        arrays = dict(archive)
+    np.savez(path, **(arrays | {"['a']": np.array([Pickled()], object)}))
+    with pytest.raises(CheckpointError, match=r"c\.npz: damaged: .*pickle"):
+        load(path, STATE, "d")
+
+
 def test_two_rotate_and_a_damaged_one_falls_back(tmp_path):
     rotation = Rotation(tmp_path, "d")
     for step in (1, 2, 3):

@@ -26,7 +26,7 @@ from dfp.training import offline, replay
 from dfp.training.online import OnlineLoop
 from dfp.training.replay import Rows, append, live_rows, make_buffer, sample_chunks
 from dfp.training.session import Session, build_agent
-from dfp.training.updates import Span, act, no_diagnostics, offline_updates, online_updates, stream
+from dfp.training.updates import Diagnostics, Span, act, no_diagnostics, offline_updates, online_updates, stream
 
 
 @pytest.fixture(autouse=True)
@@ -162,6 +162,9 @@ def test_a_buffer_smaller_than_the_dataset_holds_all_of_it_but_its_oldest_rows(t
     with online_loop(tmp_path, Clocked(length=3), steps=20, capacity=10) as loop:
         loop.episode()
         assert live_rows(loop.offline + loop.step, loop.capacity).size == 1001
+        # The first update of a chunk of five still draws the oldest of `capacity` rows. By then four more rows and the
+        # newest next observation are stored.
+        assert len(loop.buffer.reward) >= loop.capacity + 4 + 1
 
 
 class Stumbling(Clocked):
@@ -184,6 +187,21 @@ def test_the_end_of_the_task_and_not_success_or_a_cut_off_ends_the_bootstrap_aft
     assert (loop.step, loop.episodes) == (6, 2)
 
 
+class Passing(Clocked):
+    """The last step of its first chunk of five is a success that ends nothing."""
+
+    def play(self, actions):
+        for step in super().play(actions):
+            yield step._replace(success=self.steps == 5)
+
+
+def test_an_episode_goes_on_after_a_success_that_does_not_end_it(tmp_path):
+    with online_loop(tmp_path, Passing(length=7), steps=20) as loop:
+        play_and_save(loop, 1)
+        assert (loop.step, loop.episodes) == (7, 1)
+        np.testing.assert_array_equal(loop.buffer.final[1000:1007] >= 0, [0, 0, 0, 0, 0, 0, 1])
+
+
 def test_a_run_that_begins_again_keeps_no_rows_of_the_one_before(tmp_path):
     """Its checkpoints were refused, so they know nothing of the file."""
     (tmp_path / "run").mkdir()
@@ -194,6 +212,18 @@ def test_a_run_that_begins_again_keeps_no_rows_of_the_one_before(tmp_path):
         kept = loop._progress()
         assert kept["records"] == 3 + 1
         assert loop.rows.problem(kept["records"], kept["checksum"]) is None
+
+
+def test_diagnostics_are_sums_and_the_first_update_that_went_wrong():
+    """Update 0 counts, and a later failure does not hide an earlier one."""
+    zero = {name: jnp.zeros(()) for name in ("early", "late", "fine")}
+    diagnostics = Diagnostics(jnp.int32(0), zero, {name: jnp.int32(-1) for name in zero})
+    for step in range(4):
+        bad = {"early": step in (0, 2), "late": step in (1, 3), "fine": False}
+        terms = {name: jnp.where(wrong, jnp.nan, float(step)) for name, wrong in bad.items()}
+        diagnostics = diagnostics.add(terms, jnp.int32(step))
+    assert jax.tree.map(int, diagnostics.first_bad) == {"early": 0, "late": 1, "fine": -1}
+    assert (int(diagnostics.count), float(diagnostics.total["fine"])) == (4, 0.0 + 1.0 + 2.0 + 3.0)
 
 
 def test_a_chunk_of_updates_in_one_dispatch_is_the_serial_loop():

@@ -74,7 +74,8 @@ def test_evaluation_does_not_depend_on_the_number_of_workers():
 def test_an_evaluation_of_more_episodes_than_slots(monkeypatch):
     """25 episodes in 10 slots. That of seed s has the states 100 s, 100 s + 1, ... after each of its chunks.
 
-    It has 1 + s % 3 chunks, each of two steps with -1 together, and succeeds if 5 divides s.
+    It has 1 + s % 3 chunks, each of two steps with -1 together, and succeeds if 5 divides s. A chunk that does not end
+    its episode is a success that counts for nothing.
     """
     seeds, place, seen = list(range(1, 26)), {}, []
 
@@ -90,7 +91,7 @@ def test_an_evaluation_of_more_episodes_than_slots(monkeypatch):
             place[slot] = seed, chunks + 1
             done = chunks == seed % 3
             state = np.array([100.0 * seed + chunks + 1], np.float32)
-            answers[slot] = ChunkResult(state, -1.0, 2, done and seed % 5 == 0, done)
+            answers[slot] = ChunkResult(state, -1.0, 2, seed % 5 == 0 if done else True, done)
         return answers
 
     def policy(observation, episode, chunk):
@@ -125,6 +126,20 @@ def test_the_rest_of_a_chunk_is_dropped_when_its_episode_ends(way):
     task = make_spec().task
     result = rollout.step_chunk(Ending(task, **{way: True}), np.zeros((5, task.action_size)))
     assert result[1:] == (-3.0, 3, True, True)
+
+
+class Passing(Ending):
+    """Its second step is a success that ends nothing; its third, without success, ends the episode."""
+
+    def step(self, action: np.ndarray) -> Step:
+        step = super().step(action)
+        return step._replace(success=self.steps == 2)
+
+
+def test_a_success_in_the_middle_of_a_chunk_is_not_that_of_its_episode():
+    task = make_spec().task
+    result = rollout.step_chunk(Passing(task, truncated=True), np.zeros((5, task.action_size)))
+    assert result[1:] == (-3.0, 3, False, True)
 
 
 def test_an_error_of_one_worker_leaves_no_answer_for_the_next_evaluation():

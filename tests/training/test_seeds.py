@@ -22,7 +22,7 @@ from dfp.training import offline, seeds, session, stages
 from dfp.training.offline import OfflineLoop, Shards
 from dfp.training.rollout import episode_seed
 from dfp.training.seeds import pretrain_seeds
-from dfp.training.session import Session
+from dfp.training.session import Session, build_agent
 
 METHODS = ("dfp", "mvp", "qc-fql")
 ROUNDING = 1e-5  # of weights and means of order 1 after 40 updates of 3e-4; two seeds differ by more than 1
@@ -143,6 +143,16 @@ def test_every_evaluation_of_every_seed_has_starts_and_noise_of_its_own(tmp_path
     for found in (noted.starts, noted.chunks):
         assert (found[1], found[4]) == (found[2], found[5])
         assert len({number for evaluation in found for number in evaluation}) == 2 * 4
+
+
+def test_an_online_evaluation_has_other_starts_and_noise_than_the_offline_one_of_as_many_steps(tmp_path):
+    noted, online = Noted(), make_spec()
+    for spec, name, steps in ((online.pretraining(), "pretrained", 40), (online, "run", 450)):
+        with Session(spec, tmp_path / name, options(), steps, tmp_path) as one:
+            one.evaluator = noted  # pyright: ignore[reportAttributeAccessIssue]
+            one.evaluate(jax.jit(build_agent(online).init)(jax.random.key(0)), 25)
+    assert not set(noted.starts[0]) & set(noted.starts[1])
+    assert not set(noted.chunks[0]) & set(noted.chunks[1])
 
 
 def test_what_is_evaluated_is_the_policy_as_it_acts(tmp_path):

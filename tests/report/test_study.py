@@ -25,7 +25,7 @@ from dfp.report.study.comparisons import (
     release_scores,
 )
 from dfp.report.study.data import collect_study, read_metrics, run_scores
-from dfp.report.study.page import averaging, silent_rows, write_study_page
+from dfp.report.study.page import averaging, choices, silent_rows, write_study_page
 from dfp.report.tables.cost import COST_TYPES
 from dfp.spec import ConfigError
 
@@ -189,6 +189,25 @@ class TestCollect:
         with pytest.raises(ConfigError, match="study 'demo': allowed: study, study-dfp, study-lift, equality"):
             collect_study("demo", results, tmp_path / "s")
 
+    def test_runs_of_two_data_files_are_not_mixed(self, tmp_path: Path):
+        task = "cube-single-task2"
+        places = [(f"pretrained/{task}/drifting/seed{seed}", f"runs/{task}/dfp/seed{seed}") for seed in (0, 1)]
+        one, two = (self.folder(tmp_path / str(seed), *places[seed]) for seed in (0, 1))
+        metrics, _ = collect_study("study", one, tmp_path / "s")
+        before = metrics.read_text()
+        for place in places[1]:
+            manifest = two / place / "manifest.json"
+            manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"data_sha256": 64 * "b"}))
+        with pytest.raises(ConfigError, match=r"seed1: .*SHA-256 bbbbbbbb, .*task2 on 00000000; allowed: one"):
+            collect_study("study", two, tmp_path / "s")
+        assert metrics.read_text() == before
+        # By themselves they are a study too.
+        collect_study("study", two, tmp_path / "t")
+        self.folder(two, *places[0])
+        with pytest.raises(ConfigError, match="allowed: one data file"):
+            collect_study("study", two, tmp_path / "u")
+        assert not (tmp_path / "u" / "metrics.csv").exists()
+
 
 ENDS = {"mvp": 0.9, "mvp-topk": 0.8, "dfp-no-topk": 0.5, "dfp": 0.4, "dfp_h=0.1": 0.7, "qc-bfn": 0.3}
 
@@ -307,6 +326,19 @@ class TestPage:
         assert "+22.5 [" in answer
         assert "mean of the last three offline evaluations (n=5/5), the first is better" in answer
         assert "`config/study-dfp.yaml`: no online run of `dfp`, `dfp_h=0.1`" in (folder / "README.md").read_text()
+        # A method that shares DFP's pretraining has nothing of its own to show yet.
+        drawn = {path.stem for path in folder.glob("curves-*.png")}
+        assert drawn == {"curves-ablation", "curves-open", "curves-baselines"}
+
+    def test_a_choice_says_if_the_wider_interval_contains_no_difference(self):
+        """The bootstrap of three seeds is too narrow."""
+        row = {"better": "dfp_h=0.1", "worse": "dfp", "n": "3/3", "last_value": 0.2, "last_low": 0.1, "last_high": 0.3}
+        (clear,) = choices([row | {"last_welch": 0.19}]).values()
+        (narrow,) = choices([row | {"last_welch": 0.21}]).values()
+        assert clear.endswith("(n=3/3), the first is better")
+        assert narrow == f"{clear}; Welch's t interval contains 0"
+        (untold,) = choices([row | {"last_low": -0.1, "last_welch": 0.4}]).values()
+        assert untold.endswith("not told apart")
 
     @pytest.mark.parametrize(("n", "brackets"), [(1, False), (2, True)])
     def test_few_seeds_decide_nothing(self, tmp_path: Path, n: int, brackets: bool):

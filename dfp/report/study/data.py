@@ -53,7 +53,8 @@ def collect_study(study: str, results_dir: Path, target: Path) -> list[Path]:
     them: a study can be run on several machines. Returns the paths of both.
 
     Raises:
-      ConfigError: no such study, or a run of the folder is none of its configuration's.
+      ConfigError: no such study, a run of the folder is none of its configuration's, or one was trained on another data
+        file than the study's other runs of its task.
     """
     if study not in STUDIES:
         raise ConfigError(f"study '{study}': allowed: {', '.join(STUDIES)}")
@@ -73,12 +74,26 @@ def collect_study(study: str, results_dir: Path, target: Path) -> list[Path]:
     elsewhere = {*runs.digest, *runs.pretrained_digest} - set(places)  # the runs that other machines may have made
     before = _rows_of(provenance_path, origin, study)
     before = before.loc[before.digest.isin(elsewhere)]
+    _require_one_data_file(before, _as_text(origin), results_dir)
     earlier = _rows_of(metrics_path, tidy, study)
     earlier = earlier.loc[_digests(earlier, runs).isin(before.digest).to_numpy()]
     return [
         write_atomically(path, csv_text(_replaced(path, _in_order(pd.concat([old, _as_text(new)]), runs), study)))
         for path, old, new in ((metrics_path, earlier, tidy), (provenance_path, before, origin))
     ]
+
+
+def _require_one_data_file(before: pd.DataFrame, new: pd.DataFrame, results_dir: Path) -> None:
+    """Raise :class:`ConfigError` at a new run whose data file is not that of the runs of its task that stay."""
+    known = before.loc[before.data_sha256 != ""].groupby(["task", "data"]).data_sha256.agg(set).to_dict()
+    for row in new.loc[new.data_sha256 != ""].to_dict("records"):
+        files = known.setdefault((row["task"], row["data"]), {row["data_sha256"]})
+        if row["data_sha256"] not in files:
+            mine, theirs = row["data_sha256"][:8], ", ".join(sorted(file[:8] for file in files))
+            raise ConfigError(
+                f"{results_dir / row['run']}: trained on a data file with SHA-256 {mine}, the study's other runs of "
+                f"{row['task']} on {theirs}; allowed: one data file"
+            )
 
 
 def finished_folders(results_dir: Path) -> dict[str, str]:

@@ -97,7 +97,7 @@ def write_study_page(folder: Path) -> list[Path]:
 
 
 class Study:
-    """One configuration's runs: those that it lists, the evaluations of those that have finished, their scores."""
+    """One configuration's runs: those that it lists, the evaluations of phases that have ended, the scores."""
 
     def __init__(self, name: str, tidy: pd.DataFrame) -> None:
         self.name = name
@@ -106,7 +106,9 @@ class Study:
         scores = run_scores(tidy, self.runs)
         self.online = scores.loc[scores.stage == "finetune"]  # a pretraining whose run has not finished has `offline`
         self.scores = scores.dropna(subset="last")
-        self.tidy = tidy.merge(self.scores[RUN], on=RUN)
+        of_run = tidy.merge(scores[[*RUN, "last", "offline"]], on=RUN, how="left")
+        ended = of_run["last"].notna() | ((of_run.phase == "offline") & of_run.offline.notna())
+        self.tidy = of_run.loc[ended, tidy.columns]
 
     def methods(self) -> pd.DataFrame:
         """A row per stage and method: finished of listed seeds, mean and 95 % t-interval of every score."""
@@ -130,10 +132,6 @@ class Study:
 
         Methods that share their pretrainings have no difference offline.
         """
-
-        def pretrainings(method: str) -> set[str]:
-            return set(self.runs.loc[self.runs.method == method, "pretrained_digest"])
-
         claimed = [tuple(claim.weights) for claim in CLAIMS if len(claim.weights) == 2]
         rows = []
         for better, worse in [*dict.fromkeys(claimed), *((choice.variant, choice.own) for choice in CHOICES)]:
@@ -141,21 +139,33 @@ class Study:
                 continue
             row: dict[str, Any] = {"better": better, "worse": worse}
             found = {score: difference(self.online, pair(better, worse), score) for score in SCORES}
-            if pretrainings(better) == pretrainings(worse):
-                found["offline"] |= {"value": np.nan, "low": np.nan, "high": np.nan}
+            if self.pretrainings(better) == self.pretrainings(worse):
+                found["offline"] |= dict.fromkeys(("value", "low", "high", "welch"), np.nan)
             found["improvement"] = improvement(self.online, better, worse)
             for score, numbers in found.items():
-                row |= {f"{score}_{name}": numbers[name] for name in ("value", "low", "high")}
+                row |= {
+                    f"{score}_{name}": numbers[name] for name in ("value", "low", "high", "welch") if name in numbers
+                }
             counts = {"n": found["improvement"]["n"], "offline_n": found["offline"]["n"]}
             rows.append(row | {name: "/".join(map(str, n)) for name, n in counts.items()})
         return pd.DataFrame(rows)
+
+    def pretrainings(self, method: str) -> set[str]:
+        """Digests of the pretrainings of a method's runs."""
+        return set(self.runs.loc[self.runs.method == method, "pretrained_digest"])
+
+    def has_ended(self, method: str, beside: list[str]) -> bool:
+        """Whether a run of a method has ended, or a pretraining that it shares with none of the methods ``beside``."""
+        shared = {digest for other in beside for digest in self.pretrainings(other)}
+        ended = self.scores if self.pretrainings(method) <= shared else self.tidy
+        return method in set(ended.loc[ended.stage == "finetune", "method"])
 
     def claims(self) -> pd.DataFrame:
         """The claims whose methods the configuration lists, judged: the columns of :func:`directions`."""
         return directions(self.online, [claim for claim in CLAIMS if set(claim.weights) <= self.online_methods])
 
     def lines(self, methods: list[str]) -> list[Line]:
-        """The learning curves of finished runs, ``x`` in steps; methods without one are left out."""
+        """The learning curves of phases that have ended, ``x`` in steps; methods without one are left out."""
         runs = self.runs.loc[(self.runs.stage == "finetune") & self.runs.method.isin(set(self.tidy.method))]
         runs = pd.concat([runs.loc[runs.method == method] for method in methods])
         rows = curves(self.tidy.loc[self.tidy.stage == "finetune"], runs).assign(
@@ -170,7 +180,8 @@ class Study:
         """Learning curves over the minutes that their steps take, of the paper's methods whose cost was measured."""
         ms = cost.pivot_table(index="method", columns="phase", values="ms").reindex(columns=["offline", "online"])
         ms = ms.dropna()
-        methods = [key for key in dict.fromkeys(self.runs.method) if key in ms.index and base_method(key) == key]
+        finished = set(self.scores.loc[self.scores.stage == "finetune", "method"]) & set(ms.index)
+        methods = [key for key in dict.fromkeys(self.runs.method) if key in finished and base_method(key) == key]
         lines = []
         for line in self.lines(methods) if methods else []:
             cell = line.points.iloc[0]
@@ -191,13 +202,14 @@ class Study:
 
 
 def curve_figure(studies: dict[str, Study], name: str) -> Figure | None:
-    """Learning curves of :data:`CURVES`, if a run that is new in them has finished."""
+    """Learning curves of :data:`CURVES`, if a phase of a method that is new in them has ended."""
     of, new, beside = CURVES[name]
     study = studies[of]
-    if not set(study.online.dropna(subset="last").method) & set(new):
+    shown = [method for method in new if study.has_ended(method, beside)]
+    if not shown:
         return None
     task, switch = study.runs[["task", "offline_steps"]].iloc[0]
-    return draw_lines({task: study.lines([*new, *beside])}, STEPS, switch)
+    return draw_lines({task: study.lines([*shown, *beside])}, STEPS, switch)
 
 
 def together(tables: dict[str, pd.DataFrame], part: str) -> pd.DataFrame:
@@ -309,9 +321,12 @@ def choices(pairs: list[dict[str, Any]]) -> dict[str, str]:
         row = by_name.get((choice.variant, choice.own))
         for score, n in (("last", "n"), ("offline", "offline_n")):
             if row and not np.isnan(row[f"{score}_value"]):
-                answer = words[direction({name: row[f"{score}_{name}"] for name in ("value", "low", "high")})]
-                text = f"{points(row, f'{score}_')} points, {SCORES[score]} (n={row[n]}), {answer}"
-                sentences[choice.question] = text
+                found = direction({name: row[f"{score}_{name}"] for name in ("value", "low", "high")})
+                narrow = found != CANNOT_TELL and row[f"{score}_welch"] >= abs(row[f"{score}_value"])
+                sentences[choice.question] = (
+                    f"{points(row, f'{score}_')} points, {SCORES[score]} (n={row[n]}), {words[found]}"
+                    + ("; Welch's t interval contains 0" if narrow else "")
+                )
                 break
     return sentences
 

@@ -14,7 +14,7 @@ from dfp.plan.catalogue import base_method
 from dfp.plan.run_table import read_strings, read_table
 from dfp.report.figures.curves import curves
 from dfp.report.figures.drawing import csv_text, write_drawing
-from dfp.report.pages import points, render
+from dfp.report.pages import plural, points, render
 from dfp.report.provenance import COLUMNS as PROVENANCE
 from dfp.report.provenance import differing_data, short
 from dfp.report.statistics import over_seeds, t_interval
@@ -332,16 +332,16 @@ def choices(pairs: list[dict[str, Any]]) -> dict[str, str]:
 
 
 def averaging(scores: pd.DataFrame) -> str:
-    """How the mean of the last three evaluations and the last one differ, over the finished runs of Table 7."""
-    runs = scores.loc[scores.stage == "offline"]
-    runs = runs.loc[runs.groupby("method")["last"].transform("size") >= MIN_SEEDS]
+    """How the mean of the last three evaluations and the last one differ, over the finished runs of both stages."""
+    runs = scores.assign(group=scores.stage + " " + scores.method)
+    runs = runs.loc[runs.groupby("group")["last"].transform("size") >= MIN_SEEDS]
     if runs.empty:
         return ""
     gap = (runs["last"] - runs.final).abs().mean()
-    last, final = (np.sqrt(runs.groupby("method")[name].var().mean()) for name in ("last", "final"))
+    last, final = (np.sqrt(runs.groupby("group")[name].var().mean()) for name in ("last", "final"))
     return (
-        f"over {len(runs)} runs of {runs.method.nunique()} methods they differ by {100 * gap:.1f} points on average; "
-        f"standard deviation over seeds: {100 * last:.1f} points for the mean, {100 * final:.1f} for the last"
+        f"over {len(runs)} runs of {plural(runs.group.nunique(), 'method')} they differ by {100 * gap:.1f} points on "
+        f"average; standard deviation over seeds: {100 * last:.1f} points for the mean, {100 * final:.1f} for the last"
     )
 
 

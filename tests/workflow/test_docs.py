@@ -201,6 +201,14 @@ def test_the_readme_reports_the_study():
         for points in (row.value, row.low, row.high):
             assert re.search(rf"(?<![\d.]){100 * points:.0f}(?![\d.])", text), (row.score, points)
 
+    pairs = pd.read_csv(ROOT / "docs" / "study" / "study-dfp-pairs.csv").set_index("better")
+    sentence = text.split("What the paper leaves open")[1].split("\n")[0]
+    for variant in ("dfp_h=0.1", "dfp_field=mean_shift"):
+        row = pairs.loc[variant]
+        shown = [float(f"{100 * row[name]:.2g}") for name in ("offline_value", "offline_low", "offline_high")]
+        assert f"{abs(shown[0]):g} " in sentence, variant
+        assert f"({shown[1]:g} to {shown[2]:g}" in sentence, variant
+
     lift = pd.read_csv(ROOT / "docs" / "study" / "study-lift-claims.csv").set_index(["difference", "score"])
     sentence = text.split("On lift")[1].split("\n")[0]
     for difference in ("dfp − mvp", "dfp − dfp-no-topk − mvp-topk + mvp"):

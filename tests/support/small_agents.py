@@ -1,5 +1,7 @@
 """What the tests of the agents share: agents of toy size, a batch, and a bandit with two modes."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,7 +43,7 @@ def changed(before, after) -> bool:
 
 
 def bandit(agent, data: Batch, steps: int) -> AgentState:
-    @jax.jit
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 2})
     def train(current):
         def step(index, current):
             return agent.update(current, data, jax.random.fold_in(jax.random.key(1), index))[0]

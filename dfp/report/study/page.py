@@ -334,7 +334,7 @@ def choices(pairs: list[dict[str, Any]]) -> dict[str, str]:
 def averaging(scores: pd.DataFrame) -> str:
     """How the mean of the last three evaluations and the last one differ, over the finished runs of both stages."""
     runs = scores.assign(group=scores.stage + " " + scores.method)
-    runs = runs.loc[runs.groupby("group")["last"].transform("size") >= MIN_SEEDS]
+    runs = runs.loc[runs.group.map(runs.group.value_counts()) >= MIN_SEEDS]
     if runs.empty:
         return ""
     gap = (runs["last"] - runs.final).abs().mean()

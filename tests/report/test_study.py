@@ -223,8 +223,8 @@ def synthetic(folder: Path, n: int, methods: tuple[str, ...]) -> Path:
     """
     rows = []
     runs = [(study_of(method), "finetune", method, seed, ENDS[method]) for method in methods for seed in range(n)]
-    if beside := [study for study, *_ in runs if study == "study-dfp"]:
-        runs += [(beside[0], "finetune", "dfp", seed, ENDS["dfp"] - 0.1) for seed in range(n)]
+    if any(study == "study-dfp" for study, *_ in runs):
+        runs += [("study-dfp", "finetune", "dfp", seed, ENDS["dfp"] - 0.1) for seed in range(n)]
     runs += [("study-dfp", "finetune", "dfp_K=1", 0, 0.5)]
     runs += [("study", "offline", "bc", seed, 0.3) for seed in range(min(n, 3))]
     for study, stage, method, seed, end in runs:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import yaml
+from support.shipped import content
 from support.slurm_cluster import Cluster, missing
 from support.slurm_workflow import CHECKPOINT_S, CONTROLLERS, ROOT, CleanCheckout, Workflow, most_at_once, until
 
@@ -28,7 +29,7 @@ pytestmark = [
 ]
 
 # Toy networks and enough steps to be disturbed in the middle.
-CONTENT = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text()) | {
+CONTENT = content() | {
     "results_dir": "results",
     "experiments": ["table2"],
     "training": {

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from support.shipped import content
 from support.snakemake import ROOT, planned, snakemake
 
 from dfp.plan.catalogue import load_catalogue, parse_config
@@ -47,7 +48,7 @@ def test_the_table_of_costs_needs_no_run():
     assert counts == {"cost": 1, "table": 1}
 
 
-CONTENT = yaml.safe_load((ROOT / "config" / "smoke.yaml").read_text()) | {"seeds": [0, 1]}
+CONTENT = content() | {"seeds": [0, 1]}
 CONTENT["experiments"] += ["table9"]
 
 

@@ -1,49 +1,29 @@
-"""The stages in the real simulator, at small size: equal bits, restarts, and what stops a run."""
+"""The stages in the real simulator, at small size: equal bits, restarts, and data that do not belong together."""
 
 import contextlib
 import errno
 import itertools
 import json
-import multiprocessing
 import os
-import random
 import shutil
-import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from support.small_runs import (
-    Poisoned,
-    RandomShards,
-    make_spec,
-    metrics,
-    options,
-    use_random_data,
-    values,
-    weights,
-)
+from support.small_runs import Poisoned, RandomShards, make_spec, metrics, options, values, weights
 
 from dfp.runs import finished
 from dfp.runs.attempts import read_attempts, spent_s
 from dfp.runs.checkpoint import Rotation, load_final, save
 from dfp.runs.finished import identity
 from dfp.runs.value_log import read_values
-from dfp.spec import ConfigError, RunSpec
-from dfp.tasks import Dataset
+from dfp.spec import ConfigError
 from dfp.training import offline, session, stages
 from dfp.training.online import OnlineLoop
-from dfp.training.rollout import (
-    Checked,
-    SimulatorError,
-    episode_seed,
-)
+from dfp.training.rollout import Checked, SimulatorError, episode_seed
 from dfp.training.session import Session, build_agent
-from dfp.training.updates import Diagnostics
 
 
 @pytest.fixture(autouse=True)
@@ -60,9 +40,6 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
         stages.pretrain(make_spec().pretraining(), folder / "pre", options())
         stages.finetune(make_spec(), folder / "run", folder / "pre", options())
     return folder
-
-
-# --------------------------------------------------------------------------- results
 
 
 def test_metrics_have_their_fixed_form(straight):
@@ -128,9 +105,6 @@ def test_a_fine_tuning_on_other_data_than_its_pretraining_is_refused(straight, t
     for part in ("unused/generate/", f"{straight / 'pre'}", 12 * "0", 12 * "1"):
         assert part in str(error.value)
     assert [attempt.step for attempt in read_attempts(tmp_path / "run")] == [0]
-
-
-# --------------------------------------------------------------------------- restarts
 
 
 def late_at_every_second_look(patch: pytest.MonkeyPatch) -> None:
@@ -246,138 +220,6 @@ def test_the_rows_of_the_value_log_are_means_over_equal_intervals(straight):
     assert [row.step for row in read_values(straight / "pre") if row.name == "critic_loss"] == list(range(1, 41))
 
 
-def test_a_row_of_the_value_log_has_the_mean_of_its_interval(tmp_path):
-    """1 to 9, then nine times 2. A look inside an interval begins no new one."""
-    with Session(make_spec().pretraining(), tmp_path / "pre", options(), 450) as session:
-        state = jax.jit(session.agent.init)(jax.random.key(0))
-        diagnostics = session.diagnostics(state)
-        names = set(diagnostics.total)
-        for step, value in enumerate([*range(1, 10), *[2] * 9], start=1):
-            diagnostics = diagnostics.add(dict.fromkeys(names, jnp.float32(value)), jnp.int32(step - 1))
-            if step in (4, 9, 18):
-                diagnostics = session.check(state, diagnostics, step)
-    rows = read_values(tmp_path / "pre")
-    assert "critic_loss" in names
-    assert {(row.step, row.name, row.value) for row in rows} == {
-        (step, name, value) for step, value in ((9, 5.0), (18, 2.0)) for name in names
-    }
-
-
-def test_the_end_of_a_run_has_a_row_of_its_own(tmp_path):
-    """Of 101 steps: after every second one, and after the last."""
-    with Session(make_spec().pretraining(), tmp_path / "pre", options(), 101) as session:
-        state = jax.jit(session.agent.init)(jax.random.key(0))
-        diagnostics = session.diagnostics(state)
-        for step in (99, 100, 101):
-            values = dict.fromkeys(diagnostics.total, jnp.float32(step))
-            diagnostics = session.check(state, diagnostics.add(values, jnp.int32(step - 1)), step)
-    assert {(row.step, row.value) for row in read_values(tmp_path / "pre")} == {(100, 99.5), (101, 101.0)}
-
-
-def test_an_attempt_that_begins_with_an_interval_has_no_sums_of_the_one_before(tmp_path):
-    """Checkpoints inside an interval of nine steps, and at its end."""
-    spec = make_spec().pretraining()
-    for step, count in ((4, 4), (9, 0)):
-        with Session(spec, tmp_path / "pre", options(), 450) as session:
-            assert session.begin()
-            state = jax.jit(session.agent.init)(jax.random.key(0))
-            diagnostics = session.diagnostics(state)
-            for number in range(int(diagnostics.count), step):
-                diagnostics = diagnostics.add(dict.fromkeys(diagnostics.total, jnp.float32(1)), jnp.int32(number))
-            session.check(state, diagnostics, step)
-            session.save(step, state)
-        with Session(spec, tmp_path / "pre", options(), 450) as session:
-            assert session.begin()
-            again = session.diagnostics(state)
-        assert int(again.count) == count
-        assert set(map(float, again.total.values())) == {float(count)}
-
-
-def _attempt(stage: str, folder: str, pretrained: str) -> None:
-    use_random_data()
-    if stage == "pretrain":
-        stages.pretrain(long_spec(stage).pretraining(), Path(folder), options(checkpoint_s=0.0))
-    else:
-        stages.finetune(long_spec(stage), Path(folder), Path(pretrained), options(checkpoint_s=0.0))
-
-
-def long_spec(stage: str) -> RunSpec:
-    """A run of this stage of several seconds, so that it can be killed in the middle; the other stage is short."""
-    spec = make_spec()
-    assert spec.online is not None
-    return make_spec(
-        training=spec.training.model_copy(update={"offline_steps": 10_000 if stage == "pretrain" else 300}),
-        online=spec.online.model_copy(update={"steps": 2000}),
-        evaluation=spec.evaluation.model_copy(update={"interval": 1000, "episodes": 1}),
-    )
-
-
-# How each attempt ends: killed at a random moment; while a checkpoint is being written; or killed, and its newest
-# checkpoint cut to so many bytes (negative: so many from its end).
-ENDS: dict[str, list[str | int]] = {
-    "pretrain": ["random", "writing", -1],
-    "finetune": ["random", "writing", 0, 100, 20_000],
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("stage", ENDS)
-def test_killed_at_random_moments_gives_the_same_bits(tmp_path, stage):
-    """kill -9 of the whole process, several times; checkpoints are written all the time."""
-    stages.pretrain(long_spec(stage).pretraining(), tmp_path / "pretrain", options())
-    if stage == "finetune":
-        stages.finetune(long_spec(stage), tmp_path / "finetune", tmp_path / "pretrain", options())
-    folder, moments = tmp_path / "killed", random.Random(0)
-    for end in ENDS[stage]:
-        process = start_attempt(stage, folder, tmp_path)
-        wait_for_checkpoint(folder, process)
-        if end == "writing":
-            wait_for(lambda: any(folder.glob(".checkpoint-*.tmp")), process)
-        else:
-            time.sleep(moments.uniform(0.0, 0.3))
-        assert process.is_alive(), "finished before it could be killed: make the run longer"
-        assert process.pid is not None
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
-        if isinstance(end, int):
-            latest = max(folder.glob("checkpoint-*.npz"), key=lambda path: path.stat().st_mtime_ns)
-            os.truncate(latest, end if end >= 0 else latest.stat().st_size + end)
-    start_attempt(stage, folder, tmp_path).join()
-    assert weights(folder) == weights(tmp_path / stage)
-    assert metrics(folder) == metrics(tmp_path / stage)
-    assert values(folder) == values(tmp_path / stage)
-    log = (folder / "train.log").read_text()
-    assert log.count("checkpoint refused") == sum(isinstance(end, int) for end in ENDS[stage])
-    assert log.count("continues from step") >= len(ENDS[stage]) - 1
-    attempts = read_attempts(folder)
-    assert [one.reason for one in attempts] == ["killed"] * len(ENDS[stage]) + ["finished"]
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["attempts"] == len(attempts)
-    assert manifest["spent_s"] >= manifest["wall_s"]
-
-
-def start_attempt(stage: str, folder: Path, tmp_path: Path) -> multiprocessing.process.BaseProcess:
-    context = multiprocessing.get_context("forkserver")  # its processes begin with the libraries loaded
-    context.set_forkserver_preload(["dfp.training.stages"])
-    process = context.Process(target=_attempt, args=(stage, str(folder), str(tmp_path / "pretrain")))
-    process.start()
-    return process
-
-
-def wait_for(condition, process) -> None:
-    while not condition() and process.is_alive():
-        time.sleep(0.0005)
-
-
-def wait_for_checkpoint(folder: Path, process) -> None:
-    before = newest(folder)
-    wait_for(lambda: newest(folder) != before, process)
-
-
-def newest(folder: Path) -> int:
-    return max((path.stat().st_mtime_ns for path in folder.glob("checkpoint-*.npz")), default=0)
-
-
 def test_a_checkpoint_of_another_spec_is_not_used(straight, tmp_path):
     run = tmp_path / "run"
     with pytest.raises(stages.Unfinished):
@@ -399,43 +241,6 @@ def test_when_updates_are_dispatched_changes_nothing(straight, tmp_path, monkeyp
     assert "continues from step 200" in (tmp_path / "run" / "train.log").read_text()
     assert weights(tmp_path / "run") == weights(straight / "run")
     assert metrics(tmp_path / "run") == metrics(straight / "run")
-
-
-# --------------------------------------------------------------------------- what stops a run
-
-
-def test_a_loss_that_is_not_finite_stops_with_step_term_and_spec(tmp_path, monkeypatch):
-    class Poisoned(RandomShards):
-        def read(self, shard) -> Dataset:
-            data = super().read(shard)
-            data.rewards[:] = np.inf
-            return data
-
-    monkeypatch.setattr(offline, "ShardReader", Poisoned)
-    with pytest.raises(stages.TrainingError, match=r"(critic_loss|target_mean) .*step 0; .*spec \{"):
-        stages.pretrain(make_spec().pretraining(), tmp_path / "pre", options())
-    assert not (tmp_path / "pre" / "metrics.csv").exists()
-
-
-def test_a_parameter_that_is_not_finite_stops_though_every_term_is(tmp_path):
-    with Session(make_spec().pretraining(), tmp_path / "pre", options(), 40) as session:
-        state = jax.jit(session.agent.init)(jax.random.key(0))
-        diagnostics = session.diagnostics(state)
-        session.check(state, diagnostics, 7)
-        for part, number in (("actor", np.nan), ("critic", np.inf)):
-            *others, last = jax.tree.leaves(getattr(state, part))
-            leaves = [*others, last.at[(0,) * last.ndim].set(number)]
-            broken = jax.tree.unflatten(jax.tree.structure(getattr(state, part)), leaves)
-            with pytest.raises(stages.TrainingError, match="parameters is not finite at step 7; "):
-                session.check(state._replace(**{part: broken}), diagnostics, 7)
-
-
-def test_a_term_that_the_log_could_not_name_stops_before_the_first_update(tmp_path, monkeypatch):
-    empty = Diagnostics(jnp.int32(0), {"q mean": jnp.zeros(())}, {"q mean": jnp.int32(-1)})
-    monkeypatch.setattr(session, "no_diagnostics", lambda agent, state: empty)
-    with pytest.raises(ConfigError, match=r"^agent 'dfp': a term cannot be called 'q mean' in train\.csv; allowed"):
-        stages.pretrain(make_spec().pretraining(), tmp_path / "pre", options())
-    assert read_attempts(tmp_path / "pre")[-1].step == 0
 
 
 class PoisonedHere(contextlib.nullcontext):
@@ -465,11 +270,3 @@ def test_a_simulator_that_returns_no_number_stops_training_before_the_buffer(str
     rows = np.fromfile(tmp_path / "run" / "online_rows.bin", np.float32)
     assert np.isfinite(rows).all()
     assert read_attempts(tmp_path / "run")[-1].code == 3
-
-
-def test_the_papers_scale_without_a_gpu_stops_before_the_first_update(tmp_path):
-    network = {"width": 512, "depth": 4, "ensemble_size": 2}
-    training = make_spec().training.model_copy(update={"offline_steps": 1_000_000, "batch_size": 256})
-    spec = make_spec(network=network, training=training).pretraining()
-    with pytest.raises(stages.TrainingError, match=r"about \d+ hours .* --allow-cpu"):
-        stages.pretrain(spec, tmp_path / "pre", options())

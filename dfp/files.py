@@ -1,4 +1,4 @@
-"""Read text and JSON that a person may have edited, write a file completely or not at all, format rows as CSV."""
+"""Read text and JSON that a person may have edited, write a file completely or not at all, format tables."""
 
 import contextlib
 import csv
@@ -105,3 +105,14 @@ def csv_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
+
+
+def pipe_row(fields: Iterable[object]) -> str:
+    """One row of a table. A ``|`` in a field is escaped."""
+    return "| " + " | ".join(str(field).replace("|", r"\|") for field in fields) + " |"
+
+
+def pipe_table(head: Iterable[object], rows: Iterable[Iterable[object]], text: int = 1) -> list[str]:
+    """The lines of a table. The first ``text`` columns are aligned to the left, the others to the right."""
+    head = list(head)
+    return [pipe_row(head), pipe_row([":--"] * text + ["--:"] * (len(head) - text)), *map(pipe_row, rows)]

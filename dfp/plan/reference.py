@@ -6,12 +6,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, TypeAdapter
 
-from dfp.files import read_text, write_atomically
+from dfp.files import pipe_table, read_text, write_atomically
 from dfp.plan.catalogue import CATALOGUE, Config, ExperimentEntry, MethodEntry, TaskEntry, load_catalogue
 from dfp.spec import AgentConfig, agent_module
 
@@ -49,7 +48,7 @@ def _files() -> list[str]:
     """A table of the files, each with the comment that it begins with."""
     rows = [(f"[`{path.name}`]({path.name})", _opening(read_text(path))) for path in sorted(CATALOGUE.glob("*.yaml"))]
     rows.append(("[`paper/`](paper)", "The numbers that the paper prints, as CSV, in percent."))
-    return ["## Files", "", *_table(("file", "what it is"), rows), ""]
+    return ["## Files", "", *pipe_table(("file", "what it is"), rows, text=2), ""]
 
 
 def _configuration() -> list[str]:
@@ -88,7 +87,7 @@ def _sections(title: str, schema: Schema, base: type[BaseModel] | None = None) -
         what = _text(node) or _text(inherited.get(key, {})) or _text(inside.get(_reference(node), {}))
         rows.append((f"`{key}`", _type(node), _range(node), default, what))
     header = ("key", "type", "range", "default", "what it is")
-    lines = [f"### {title}", "", _text(schema), "", *_table(header, rows), ""]
+    lines = [f"### {title}", "", _text(schema), "", *pipe_table(header, rows, text=len(header)), ""]
     for name, part in inside.items():
         lines += _sections(name, part)
     return lines
@@ -140,11 +139,6 @@ def _opening(text: str) -> str:
 
 def _code(value: Any) -> str:
     return f"`{json.dumps(value)}`"
-
-
-def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> list[str]:
-    lines = [header, tuple("---" for _ in header), *rows]
-    return ["| " + " | ".join(field.replace("|", r"\|") for field in line) + " |" for line in lines]
 
 
 # --------------------------------------------------------------------------- schemas for editors

@@ -16,13 +16,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dfp.files import write_atomically
+from dfp.files import pipe_table, write_atomically
 from dfp.plan.catalogue import load_catalogue
 from dfp.plan.run_table import read_runs
 from dfp.report.collect import evaluations
 from dfp.report.figures import profiles
 from dfp.report.figures.drawing import csv_text, write_drawing
-from dfp.report.pages import pipe_table
 from dfp.report.statistics import (
     THRESHOLDS,
     Strata,

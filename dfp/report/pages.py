@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from dfp.files import read_text, write_atomically
+from dfp.files import pipe_row, read_text, write_atomically
 
 ABSENT = "—"
 # What our Markdown uses besides plain text: a line break in a heading, and the second-best of a column.
@@ -45,17 +45,6 @@ def write_page(markdown: Path, target: Path) -> Path:
         MARKUP.sub(r"<\1>", body).replace("<table>", '<div class="wide"><table>').replace("</table>", "</table></div>")
     )
     return write_atomically(target, render("page.html", title=target.stem, body=Markup(body)))
-
-
-def pipe_row(fields: Iterable[object]) -> str:
-    """One row of a table. A ``|`` in a field is escaped."""
-    return "| " + " | ".join(str(field).replace("|", r"\|") for field in fields) + " |"
-
-
-def pipe_table(head: Iterable[object], rows: Iterable[Iterable[object]], text: int = 1) -> list[str]:
-    """The lines of a table. The first ``text`` columns are aligned to the left, the others to the right."""
-    head = list(head)
-    return [pipe_row(head), pipe_row([":--"] * text + ["--:"] * (len(head) - text)), *map(pipe_row, rows)]
 
 
 def percent(row: Mapping[str, float], name: str) -> str:

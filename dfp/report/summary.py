@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from dfp.files import write_atomically
-from dfp.report.pages import pipe_table, render
+from dfp.files import pipe_table, write_atomically
+from dfp.report.pages import render
 from dfp.report.provenance import folders, provenance, short
 from dfp.report.verdict.found import headline
 from dfp.report.verdict.page import counts

@@ -9,7 +9,8 @@ from itertools import groupby
 import pandas as pd
 from markupsafe import Markup, escape
 
-from dfp.report.pages import pipe_table, render
+from dfp.files import pipe_table
+from dfp.report.pages import render
 
 Part = tuple[pd.DataFrame, pd.DataFrame]  # text and rank [row, column]: 1 is the best, 2 the second, others unmarked
 ARROW = " → "

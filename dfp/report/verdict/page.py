@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from dfp.files import write_atomically
+from dfp.files import pipe_table, write_atomically
 from dfp.report.figures.drawing import csv_text
-from dfp.report.pages import pipe_table, render
+from dfp.report.pages import render
 from dfp.report.verdict.cells import CELL
 from dfp.report.verdict.found import headline
 from dfp.report.verdict.protocol import PAPER_SCALE

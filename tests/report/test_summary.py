@@ -72,6 +72,18 @@ def test_provenance_names_every_commit_and_device_of_a_run(tmp_path: Path):
     assert f"{'f' * 12}, then {'0' * 12} (1)" in write_summary(tmp_path).read_text()
 
 
+@pytest.mark.parametrize("write", [write_provenance, write_summary, write_verdict])
+@pytest.mark.parametrize(("change", "says"), [({}, "is missing"), ({"attempts": None}, "is None")])
+def test_a_manifest_without_what_is_needed_is_refused(tmp_path: Path, write, change: dict, says: str):
+    make_results(tmp_path, SMOKE, rate)
+    path = tmp_path / "runs/cube-single-task2/dfp/seed0/manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["attempts"]
+    path.write_text(json.dumps(manifest | change))
+    with pytest.raises(ConfigError, match=f"dfp/seed0: 'attempts' {says} in the run's manifest"):
+        write(tmp_path)
+
+
 def test_unfinished_runs_are_an_error_or_are_counted(tmp_path: Path):
     make_results(tmp_path, SMOKE, lambda spec, method: None if method == "dfp" else 0.5)
     with pytest.raises(ConfigError, match=r"runs/cube-single-task2/dfp/seed0/metrics\.csv: no such file"):

@@ -82,8 +82,9 @@ def _in_turn(values: Iterable[str]) -> str:
 
 
 def short(commits: str) -> str:
-    """The commits of a run, of each the first twelve characters."""
-    return THEN.join(commit[:12] for commit in commits.split(THEN))
+    """The commits of a run, each cut to twelve characters, with ``-dirty`` if the checkout was changed."""
+    parts = (commit.partition("-dirty") for commit in commits.split(THEN))
+    return THEN.join(commit[:12] + dirty for commit, dirty, _ in parts)
 
 
 # --------------------------------------------------------------------------- for reading
@@ -143,8 +144,9 @@ def _warnings(frame: pd.DataFrame) -> list[str]:
     if dirty := sum("-dirty" in commit for commit in frame.git_commit):
         lines.append(f"- **{dirty} runs had uncommitted changes** (`-dirty`): their commit does not say what ran.")
     for column, what in {"git_commit": "versions of the code", "device": "kinds of device"}.items():
-        if (kinds := len(set(frame[column]))) > 1:
-            lines.append(f"- **{kinds} {what}** among the runs.")
+        kinds = {kind for values in frame[column] for kind in values.split(THEN)}
+        if len(kinds) > 1:
+            lines.append(f"- **{len(kinds)} {what}** among the runs.")
     for task, count in differing_data(frame).items():
         lines.append(f"- **{count} different files of the same data** among the runs of {task}.")
     mixed = sorted(package for package, found in _versions(frame).items() if len(found) > 1)

@@ -84,7 +84,8 @@ def reported(number: int, like: pd.DataFrame, phase: str | None = None) -> Grid:
     ``config/paper/table<number>.csv`` holds the numbers as printed, in percent. Its averages count where ``like`` has
     just the paper's columns; else the average is that of the columns it has.
     """
-    paper = paper_table(number).rename(columns={"group": "task"})
+    printed = paper_table(number)
+    paper = printed.rename(columns={"group": "task"})
     if phase is not None:
         paper = paper.loc[paper.phase == phase]
     values = {"mean": paper["mean"] / 100, "std": paper["std"] / 100 if "std" in paper else np.nan}
@@ -92,7 +93,7 @@ def reported(number: int, like: pd.DataFrame, phase: str | None = None) -> Grid:
     grid = _grid(cells, list(like.index), list(like.columns))
     averages = cells.loc[cells.task == "average"].set_index("method")["mean"].reindex(like.index)
     whole = set(like.columns) == set(paper.task) - {"average"} and averages.notna().all()
-    return replace(grid, printed=averages if whole else None)
+    return replace(grid, printed=averages if whole else None, unit="groups" if "group" in printed else "tasks")
 
 
 def _grid(cells: pd.DataFrame, methods: list[str], tasks: list[str]) -> Grid:
@@ -106,8 +107,9 @@ def _grid(cells: pd.DataFrame, methods: list[str], tasks: list[str]) -> Grid:
 def wide(rows: pd.DataFrame, ours: Grid, paper: Grid) -> pd.DataFrame:
     """The CSV of a grid: ``rows`` (one per method, column ``method`` among them) with its numbers.
 
-    Per column ``<column>_mean, _std, _seeds, _paper_mean, _paper_std``, then ``average, average_paper`` over as many
-    columns as ``average_tasks, average_paper_tasks`` say.
+    Per column ``<column>_mean, _std, _seeds, _paper_mean, _paper_std``, then ``average, average_paper``. The numbers of
+    columns in these averages are ``average_tasks, average_paper_tasks``, in Table 4 ``average_groups,
+    average_paper_groups``.
     """
     parts = {}
     for column in ours.mean:

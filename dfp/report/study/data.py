@@ -114,15 +114,12 @@ def read_metrics(folder: Path) -> pd.DataFrame:
     """``metrics.csv`` of the study.
 
     Raises:
-      ConfigError: the file is missing or malformed, lists an evaluation twice, or has a run that no study lists.
+      ConfigError: the file is missing or malformed, the steps of a run do not increase, or no study lists a run.
     """
     path = folder / "metrics.csv"
     tidy = read_table(path, METRIC_COLUMNS)
-    require(tidy, in_range(tidy), path)
-    twice = tidy.loc[tidy.duplicated([*RUN, "step"])]
-    if len(twice):
-        row = twice.iloc[0]
-        raise ConfigError(f"{path}: {row.study}, {row.method}, seed {row.seed}, step {row.step} twice")
+    increasing = tidy.groupby(RUN).step.diff().fillna(1) > 0
+    require(tidy, [*in_range(tidy), ("step", increasing, "larger than the run's step before")], path)
     for study, rows in tidy.groupby("study"):
         if study not in STUDIES:
             raise ConfigError(f"{path}: study '{study}': allowed: {', '.join(STUDIES)}")

@@ -114,7 +114,7 @@ def read_metrics(folder: Path) -> pd.DataFrame:
     """``metrics.csv`` of the study.
 
     Raises:
-      ConfigError: the file is missing or malformed, the steps of a run do not increase, or no study lists a run.
+      ConfigError: the file is missing or malformed, the steps of a run do not increase, or no study lists that run.
     """
     path = folder / "metrics.csv"
     tidy = read_table(path, METRIC_COLUMNS)
@@ -133,12 +133,15 @@ def read_metrics(folder: Path) -> pd.DataFrame:
 
 
 def run_scores(tidy: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per run that has begun: :data:`KEY`, then its scores, rates as fractions; NaN of what is not finished.
+    """One row per run that has begun: :data:`KEY`, then its scores. Rates are fractions.
 
-    ``final``: the last evaluation. ``best`` and ``last``: the highest, and the mean of the last :data:`LAST`, of the
-    run's last phase. ``offline``: the mean of the last :data:`LAST` offline evaluations. Of an online run also
-    ``regret`` of the online phase, its evaluations joined by lines from the switch on, if there is one at the switch;
-    ``area`` = 1 - ``regret``; ``steps``: online steps to the first evaluation of at least :data:`GOAL`.
+    A score of a phase that has not ended is NaN. ``final``: the evaluation at the end of the run. ``best`` and
+    ``last``: the highest evaluation of the run's last phase, and the mean of its last :data:`LAST`. ``offline``: the
+    mean of the last :data:`LAST` offline evaluations.
+
+    Only an online run with an evaluation at the switch has the following. ``regret``: as
+    :func:`~dfp.report.statistics.online_regret`. ``area``: 1 - ``regret``. ``steps``: online steps to the first
+    evaluation of at least :data:`GOAL`, the one at the switch included; NaN if there is none.
     """
     lengths = runs.drop_duplicates(KEY).set_index(KEY)[["offline_steps", "online_steps"]]
     rows = []

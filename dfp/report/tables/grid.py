@@ -38,7 +38,10 @@ class Grid:
         return ((self.seeds == self.listed) & (self.seeds > 0)).all()
 
     def average(self) -> pd.Series:
-        """Per method, the mean over the complete columns, so that every method's covers the same; NaN without any."""
+        """Per method, the averages that the source prints, else the mean over the columns that are complete.
+
+        All methods are thus averaged over the same columns. NaN if no column is complete.
+        """
         if self.printed is not None:
             return self.printed
         return self.mean.loc[:, self.complete()].mean(axis=1)
@@ -81,8 +84,8 @@ def measured_rates(last: pd.DataFrame, runs: pd.DataFrame) -> Grid:
 def reported(number: int, like: pd.DataFrame, phase: str | None = None) -> Grid:
     """The paper's table, as fractions, for the methods and columns of ``like``; NaN if the paper has no such cell.
 
-    ``config/paper/table<number>.csv`` holds the numbers as printed, in percent. Its averages count where ``like`` has
-    just the paper's columns; else the average is that of the columns it has.
+    ``config/paper/table<number>.csv`` holds the numbers as printed, in percent. The paper's own averages are taken if
+    ``like`` has exactly the paper's columns; otherwise :meth:`Grid.average` computes them from the columns of ``like``.
     """
     printed = paper_table(number)
     paper = printed.rename(columns={"group": "task"})
@@ -130,9 +133,9 @@ def printed_cells(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A grid in percent, as text [method, column], with the rank of every cell among the methods.
 
-    ``decimals`` are those of a mean and of its deviation; ``average`` adds that column. Ranks are those of the printed
-    values, as a reader would see them. A column that is not complete has none, nor one of equal values; an average that
-    misses columns says so. Nothing has a rank unless ``marked``.
+    ``decimals`` are those of a mean and of its deviation; ``average`` adds a column of averages, with a note if it
+    covers only some of the columns. Ranks are computed from the values as printed. A column that is not complete, or
+    whose values are all equal, has no ranks. Without ``marked``, no cell has a rank.
     """
     complete = grid.complete()
     methods = grid.mean.index

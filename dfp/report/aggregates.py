@@ -2,9 +2,9 @@
 
 ``statistics.png`` and ``.pdf`` draw the performance profiles.
 
-A comparison is an experiment of the run table: every method of it on the same tasks. What is reported of a run is its
-**last** evaluation, as the paper's tables do; its **best** one, which is chosen by looking at the result and so too
-high by as much as evaluations scatter; and, of an online run, its **regret**. The three are never mixed.
+A comparison is an experiment of the run table: its methods on the same tasks. Each run gives its **last** evaluation,
+which the paper's tables show, and its **best** one. The best evaluation is chosen by its result, and is therefore too
+high by about as much as evaluations scatter. An online run also gives its **regret**. The three are reported apart.
 """
 
 from __future__ import annotations
@@ -86,7 +86,10 @@ def statistics(scores: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparisons(runs: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
-    """The experiments that compare runs, each set of runs once: a figure of a table's runs compares nothing new."""
+    """The experiments that compare runs, each with its rows of the run table.
+
+    An experiment whose runs are those of an earlier one is skipped, e.g. the figure of a table.
+    """
     known = load_catalogue().experiments
     seen = set()
     for experiment, listed in runs.groupby("experiment", sort=False):

@@ -13,7 +13,10 @@ from dfp.plan.foreign import refuse_foreign
 from dfp.runs.layout import MANIFEST, METRICS, RUN
 from dfp.spec import ConfigError
 
-NEEDED = ("digest", "spec", "versions", "git_commit", "device", "wall_s", "spent_s", "attempts", "finished")
+NEEDED: dict[str, type | tuple[type, ...]] = {
+    "digest": str, "spec": dict, "versions": dict, "git_commit": (str, type(None)), "device": str,
+    "wall_s": (int, float), "spent_s": (int, float), "attempts": int, "finished": str,
+}  # fmt: skip
 
 
 def read_manifests(results_dir: Path, runs: pd.DataFrame, partial: bool) -> dict[str, dict[str, Any]]:
@@ -27,15 +30,18 @@ def read_manifests(results_dir: Path, runs: pd.DataFrame, partial: bool) -> dict
 
 
 def finished_manifests(results_dir: Path, runs: pd.DataFrame) -> dict[str, dict[str, Any]]:
-    """As :func:`read_manifests`, of the runs that have finished, each with every key of :data:`NEEDED`."""
+    """As :func:`read_manifests` with ``partial``, of the folders whose run has finished.
+
+    Each manifest has every key of :data:`NEEDED`, with a value of that type; otherwise raises :class:`ConfigError`.
+    """
     finished = {
         folder: manifest
         for folder, manifest in read_manifests(results_dir, runs, partial=True).items()
         if (results_dir / folder / METRICS).exists()
     }
     for folder, manifest in finished.items():
-        for key in NEEDED:
-            entry(manifest, key, object, results_dir / folder)
+        for key, kind in NEEDED.items():
+            entry(manifest, key, kind, results_dir / folder)
     return finished
 
 
@@ -51,7 +57,7 @@ def specs_that_ran(results_dir: Path, runs: pd.DataFrame, partial: bool) -> dict
 
 def entry(content: dict[str, Any], key: str, kind: type | tuple[type, ...], place: Path) -> Any:
     """``content[key]``; :class:`ConfigError` if it is missing or of another type."""
-    if not isinstance(content.get(key), kind):
+    if key not in content or not isinstance(content[key], kind):
         problem = f"'{key}' is {content[key]!r}" if key in content else f"'{key}' is missing"
         raise ConfigError(f"{place}: {problem} in the run's manifest; run it again with this version")
     return content[key]

@@ -62,6 +62,7 @@ def points(row: Mapping[str, float], prefix: str = "", sign: str = "+") -> str:
 
 
 def number(value: float, form: str) -> str:
+    """``value`` in a format such as ``.1f``; :data:`ABSENT` for NaN."""
     return ABSENT if math.isnan(value) else f"{value:{form}}"
 
 

@@ -32,7 +32,7 @@ def _is_json(text: str) -> bool:
     return True
 
 
-VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {  # what is no key, and what is allowed
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {  # columns that are not keys: a check, and what it allows
     "mean": (lambda mean: 0 <= mean <= 100, "0 to 100 percent"),
     "std": (lambda std: std != std or 0 <= std <= 100, "0 to 100 percent, or nothing"),
     "ms": (lambda ms: 0 < ms < float("inf"), "a positive number"),

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from dfp.files import write_atomically
+from dfp.files import pipe_row, pipe_table, write_atomically
 from dfp.plan.run_table import read_runs
 from dfp.report.manifests import finished_manifests
 from dfp.report.verdict.protocol import scale
@@ -28,8 +28,8 @@ COLUMNS = (
 def write_provenance(results_dir: Path, partial: bool = False) -> list[Path]:
     """Write ``provenance.csv`` and ``provenance.md`` below ``results_dir`` and return their paths.
 
-    An unfinished run has no manifest; without ``partial`` one that is listed is an error. Raises
-    :class:`~dfp.spec.ConfigError` as :func:`~dfp.report.manifests.finished_manifests` does.
+    Raises :class:`~dfp.spec.ConfigError` if a listed run has not finished (without ``partial``), or as
+    :func:`~dfp.report.manifests.finished_manifests` does.
     """
     runs = read_runs(results_dir)
     frame = provenance(results_dir, runs)
@@ -41,7 +41,7 @@ def write_provenance(results_dir: Path, partial: bool = False) -> list[Path]:
 
 
 def folders(runs: pd.DataFrame) -> list[str]:
-    """Every run folder of the run table, pretrainings before what starts from them."""
+    """Every run folder of the run table, the pretrainings before the runs that start from them."""
     return list(dict.fromkeys([*runs.pretrained, *runs.run]))
 
 
@@ -82,8 +82,9 @@ def _in_turn(values: Iterable[str]) -> str:
 
 
 def short(commits: str) -> str:
-    """The commits of a run, of each the first twelve characters."""
-    return THEN.join(commit[:12] for commit in commits.split(THEN))
+    """The commits of a run, each cut to twelve characters, with ``-dirty`` if the checkout was changed."""
+    parts = (commit.partition("-dirty") for commit in commits.split(THEN))
+    return THEN.join(commit[:12] + dirty for commit, dirty, _ in parts)
 
 
 # --------------------------------------------------------------------------- for reading
@@ -96,17 +97,16 @@ def provenance_page(frame: pd.DataFrame, absent: int) -> str:
     lines += [f"{len(frame)} finished runs{unfinished}."]
     if frame.empty:
         return "\n".join(lines) + "\n"
-    lines += ["", *_warnings(frame), "| What | Value | Runs |", "| :-- | :-- | --: |"]
-    for column, title in SHARED.items():
-        lines += [f"| {title} | {value} | {count} |" for value, count in frame[column].value_counts().items()]
-    for package, found in sorted(_versions(frame).items()):
-        lines += [f"| {package} | {version} | {count} |" for version, count in found.items()]
+    found = {title: frame[column].value_counts().to_dict() for column, title in SHARED.items()}
+    found |= dict(sorted(_versions(frame).items()))
+    shared = [(what, value, count) for what, counts in found.items() for value, count in counts.items()]
+    lines += ["", *_warnings(frame), *pipe_table(["What", "Value", "Runs"], shared, text=2)]
     lines += ["", "## Runs", "", "| Run | Spec digest | Device | Attempts | Hours | Finished |"]
     lines += ["| :-- | :-- | :-- | --: | --: | :-- |"]
     for row in frame.to_dict("records"):
         digest = row["digest"][:12]
         cells = (row["run"], f"`{digest}`", row["device"], row["attempts"], f"{row['hours']:.2f}", row["finished"])
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        lines.append(pipe_row(cells))
     lines += [
         "",
         "A spec is every number that a run depends on; `dfp run show results/...` prints that of a run.",
@@ -122,15 +122,14 @@ SHARED = {
 
 def _versions(frame: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Per package, each version and how many runs had it."""
-
     table = pd.DataFrame([json.loads(text) for text in frame.versions]).fillna("not recorded")
     return {str(package): table[package].value_counts().to_dict() for package in table}
 
 
 def differing_data(frame: pd.DataFrame) -> dict[str, int]:
-    """By task, the number of different data files of one description that its runs were trained on, if above one.
+    """By task, how many different files of the same ``data`` section its runs were trained on, if more than one.
 
-    Runs of earlier versions did not record theirs and are not counted.
+    Runs of earlier versions did not record the SHA-256 of their file and are not counted.
     """
     known = frame.loc[frame.data_sha256 != ""]
     counts = known.groupby(["task", "data"]).data_sha256.nunique().groupby("task").max()
@@ -143,8 +142,9 @@ def _warnings(frame: pd.DataFrame) -> list[str]:
     if dirty := sum("-dirty" in commit for commit in frame.git_commit):
         lines.append(f"- **{dirty} runs had uncommitted changes** (`-dirty`): their commit does not say what ran.")
     for column, what in {"git_commit": "versions of the code", "device": "kinds of device"}.items():
-        if (kinds := len(set(frame[column]))) > 1:
-            lines.append(f"- **{kinds} {what}** among the runs.")
+        kinds = {kind for values in frame[column] for kind in values.split(THEN)}
+        if len(kinds) > 1:
+            lines.append(f"- **{len(kinds)} {what}** among the runs.")
     for task, count in differing_data(frame).items():
         lines.append(f"- **{count} different files of the same data** among the runs of {task}.")
     mixed = sorted(package for package, found in _versions(frame).items() if len(found) > 1)

@@ -5,8 +5,8 @@ that the same runs give the same interval. A *stratum* holds the scores of one t
 differ between tasks.
 
 Interquartile mean, stratified bootstrap, probability of improvement and performance profile are those of Agarwal et
-al. 2021 (arXiv 2108.13264), by SciPy: resampling each task's seeds by themselves is what :func:`scipy.stats.bootstrap`
-does with several samples.
+al. 2021 (arXiv 2108.13264), computed with SciPy. Given several samples, :func:`scipy.stats.bootstrap` resamples each by
+itself: here, the seeds of each task.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ Strata = Sequence[np.ndarray]
 def over_seeds(evaluations: pd.DataFrame, by: list[str]) -> pd.DataFrame:
     """Mean and standard deviation of ``success_rate`` per group of ``by``.
 
-    Columns: ``by``, then ``mean``, ``std``, ``n``. ``std`` is the sample one (n - 1), NaN for one seed. The paper
-    doesn't say which it prints; Table 6 does: a mean of 0.4 % over five seeds of 100 episodes allows 0.9 for the
-    sample's and 0.8 or 0.5 for the population's, and 0.9 is printed. `tests/report/test_paper_numbers.py` tries
-    every entry.
+    Columns: ``by``, then ``mean``, ``std``, ``n``. ``std`` is the sample standard deviation (n - 1), NaN for one seed.
+    The paper's text does not say which deviation it prints, but Table 6 shows it. A mean of 0.4 % over five seeds of
+    100 episodes allows a sample deviation of 0.9 or 0.5 and a population deviation of 0.8 or 0.5; Table 6 prints 0.9.
+    `tests/report/test_paper_numbers.py` checks every entry.
     """
     rates = evaluations.groupby(by, sort=False)["success_rate"]
     return rates.agg(mean="mean", std="std", n="count").reset_index()
@@ -41,8 +41,8 @@ def t_interval(summary: pd.DataFrame) -> pd.DataFrame:
     """Rows of :func:`over_seeds` with a 95 % Student-t interval for their mean, ``low`` to ``high``; NaN for one seed.
 
     The bounds are cut to [0, 1], where the true rate lies. The paper draws a "95 % confidence interval over five
-    runs" (Figure 1) and doesn't say which. With five values, resampling them covers far less than it claims; the t
-    quantile pays for the deviation being estimated.
+    runs" (Figure 1) and does not say which. A bootstrap interval of five normal values covers their mean in only about
+    85 % of cases. The t quantile takes into account that the deviation is an estimate.
     """
     # This is `scipy.stats.t.ppf`, without the wait for importing `scipy.stats`.
     quantile = stdtrit(np.maximum(summary["n"] - 1, 1), (1 + LEVEL) / 2)
@@ -54,8 +54,8 @@ def t_interval(summary: pd.DataFrame) -> pd.DataFrame:
 def dense_rank(values: pd.DataFrame) -> pd.DataFrame:
     """Rank within each column: 1 for the largest value, 2 for the next different one; NaN has none.
 
-    Ties share a rank and use up only one. The paper counts so: behind two methods at 99.8 on cube-double-task3, DFP
-    is "second-best" (Table 1, Section 5.2).
+    Equal values share a rank, and the next value has the next rank. The paper ranks like this: on cube-double-task3
+    two methods have 99.8, and it calls DFP with 99.6 "second-best" (Table 1, Section 5.2).
     """
     return values.rank(method="dense", ascending=False)
 
@@ -67,8 +67,8 @@ def welch_half_width(weights: np.ndarray, std: np.ndarray, n: np.ndarray) -> flo
     r"""Half width of the 95 % interval of $\sum_i w_i \bar x_i$, where the $\bar x_i$ are means of ``n`` seeds each.
 
     $t_\nu \sqrt{\sum_i v_i}$ with $v_i = w_i^2 s_i^2 / n_i$ and $\nu = (\sum v_i)^2 / \sum v_i^2 / (n_i - 1)$ (Welch
-    1947). Weights (1, -1) give Welch's t-test of two means; 1/T and -1/T over T tasks, that of two averages. Arguments
-    have one shape. 0 if no seed differs from another; NaN if a deviation is unknown, as that of one seed is.
+    1947). Weights (1, -1) give Welch's t-test of two means; 1/T and -1/T over T tasks, that of two averages. The
+    arguments have the same shape. Returns 0 if all deviations are 0, and NaN if a deviation is NaN (one seed).
     """
     variance = weights**2 * std**2 / n
     total = variance.sum()
@@ -80,11 +80,11 @@ def welch_half_width(weights: np.ndarray, std: np.ndarray, n: np.ndarray) -> flo
 
 
 def at_least_sampling_std(std: np.ndarray, mean: np.ndarray, n: np.ndarray, episodes: np.ndarray) -> np.ndarray:
-    """``std`` of seeds' rates, but not less than counting successes alone makes it: $\\sqrt{p (1 - p) / E}$.
+    """``std`` of seeds' rates, or the deviation of a rate over E episodes if larger: $\\sqrt{p (1 - p) / E}$.
 
-    Five seeds with 100 of 100 successes have no deviation, and yet the next episode may fail. $p$ is the pooled rate
-    with one success and one failure added (Laplace), so that it is neither 0 nor 1. Arguments have one shape; E =
-    ``episodes`` of one evaluation.
+    Five seeds with 100 of 100 successes have deviation 0, and yet the next episode may fail. $p$ is the rate of all
+    seeds together with one success and one failure added (Laplace), so that it is neither 0 nor 1. E is ``episodes``,
+    those of one evaluation. The arguments have the same shape.
     """
     pooled = n * episodes
     p = (mean * pooled + 1) / (pooled + 2)
@@ -113,7 +113,7 @@ def performance_profile(*strata: np.ndarray, axis: int = -1) -> np.ndarray:
 
 
 def probability_of_improvement(*strata: np.ndarray, axis: int = -1) -> np.ndarray:
-    """How likely a run of method X scores higher than one of Y on the same task, a tie counting half; mean over tasks.
+    """The chance that a run of X scores higher than one of Y on the same task, a tie counting half; mean over tasks.
 
     ``strata`` are X's tasks, then Y's, in the same order: $P(X > Y)$ on a task is Mann and Whitney's U / (n_x n_y).
     """
@@ -152,12 +152,12 @@ def stratified_bootstrap(statistic: Callable[..., np.ndarray], strata: Strata) -
 
 
 def online_regret(steps: np.ndarray, rates: np.ndarray) -> float:
-    """How far below certain success a run was on average over its online phase: 0 is never, 1 always failing.
+    """The mean distance of the success rate from 1 over a run's online phase: 0 if it never fails, 1 if it always does.
 
     ``steps`` [T] are those of the evaluations, from the end of the offline phase to the end of the online one, and
-    ``rates`` [T] their success rates, joined by lines: the area between the curve and 1, divided by the phase's
-    length. This is the cumulative regret of Nakamoto et al. 2023 (Cal-QL, arXiv 2303.05479; CORL reports it too, arXiv
-    2210.07105) per step, with a success rate of 1 for the unknown optimum. Unlike the last evaluation it shows what
-    learning cost.
+    ``rates`` [T] their success rates, joined by lines. The result is the area between the curve and 1, divided by the
+    length of the phase. This is the cumulative regret of Nakamoto et al. 2023 (Cal-QL, arXiv 2303.05479; CORL reports
+    it too, arXiv 2210.07105) per step, with a success rate of 1 for the unknown optimum. Unlike the last evaluation,
+    it depends on how fast the run learned.
     """
     return float(np.trapezoid(1.0 - rates, steps) / (steps[-1] - steps[0]))

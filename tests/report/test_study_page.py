@@ -201,6 +201,16 @@ def test_a_run_that_no_study_lists_is_refused(tmp_path: Path):
             write_study_page(folder)
 
 
+@pytest.mark.parametrize("order", [[0, 2, 1], [0, 1, 1]])
+def test_evaluations_out_of_order_or_listed_twice_are_refused(tmp_path: Path, order: list[int]):
+    folder = synthetic(tmp_path / "study", 1, ("mvp",))
+    metrics = pd.read_csv(folder / "metrics.csv")
+    assert len(read_metrics(folder)) == len(metrics)
+    metrics.iloc[order].to_csv(folder / "metrics.csv", index=False)
+    with pytest.raises(ConfigError, match=r"metrics\.csv: row 3: step is 10000; allowed: larger than"):
+        read_metrics(folder)
+
+
 def test_the_committed_study_is_made_from_its_csv_files(tmp_path: Path):
     folder = tmp_path / "study"
     folder.mkdir()

@@ -69,7 +69,30 @@ def test_provenance_names_every_commit_and_device_of_a_run(tmp_path: Path):
     assert row.git_commit == "f" * 40 + "-dirty, then " + "0" * 40
     assert "- **1 runs had uncommitted changes**" in page.read_text()
     assert "- **2 kinds of device** among the runs." in page.read_text()
-    assert f"{'f' * 12}, then {'0' * 12} (1)" in write_summary(tmp_path).read_text()
+    assert f"{'f' * 12}-dirty, then {'0' * 12} (1)" in write_summary(tmp_path).read_text()
+
+
+def test_a_device_counts_once_also_if_every_run_was_continued_on_another(tmp_path: Path):
+    make_results(tmp_path, configured("smoke", seeds=[0]), rate)
+    for path in tmp_path.glob("*/*/*/seed0/manifest.json"):
+        manifest = json.loads(path.read_text())
+        manifest["earlier"] = [{"git_commit": manifest["git_commit"], "device": "NVIDIA H100", "versions": {}}]
+        path.write_text(json.dumps(manifest))
+    text = write_provenance(tmp_path)[1].read_text()
+    assert "- **2 kinds of device** among the runs." in text
+    assert "versions of the code" not in text
+
+
+@pytest.mark.parametrize("write", [write_provenance, write_summary, write_verdict])
+@pytest.mark.parametrize(("change", "says"), [({}, "is missing"), ({"attempts": None}, "is None")])
+def test_a_manifest_without_what_is_needed_is_refused(tmp_path: Path, write, change: dict, says: str):
+    make_results(tmp_path, SMOKE, rate)
+    path = tmp_path / "runs/cube-single-task2/dfp/seed0/manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["attempts"]
+    path.write_text(json.dumps(manifest | change))
+    with pytest.raises(ConfigError, match=f"dfp/seed0: 'attempts' {says} in the run's manifest"):
+        write(tmp_path)
 
 
 def test_unfinished_runs_are_an_error_or_are_counted(tmp_path: Path):

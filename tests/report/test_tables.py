@@ -213,7 +213,7 @@ class TestTable4:
         assert "mean over the tasks of a group and 2 seeds" in markdown
         assert list(numbers["Cube-double_mean"]) == [0.4, 0.5]
         assert list(numbers["Cube-double_seeds"]) == [4, 4]
-        assert list(numbers.average_groups) == [2, 2]
+        assert list(numbers.average_groups) == list(numbers.average_paper_groups) == [2, 2]
 
     def test_missing_runs_count_and_take_the_marks_away(self, tmp_path: Path):
         _, markdown, _ = table(make_results(tmp_path, self.finals, {"table4": "K"}), 4, partial=True)

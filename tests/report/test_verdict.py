@@ -333,6 +333,11 @@ class TestClaims:
         assert on(paper_cells(), name) == "holds"
         assert on(changed(*changes), name) == "fails"
 
+    def test_the_best_may_share_its_rank(self):
+        # FQL has 36 on cube-double-task2, and then DFP too.
+        tied = changed(7, "dfp-offline", -5, ["cube-double-task2"], "offline")
+        assert on(tied, "best_offline_on_two_tasks") == "holds"
+
     def test_claims_that_fail_on_the_papers_numbers_can_hold(self):
         assert on(changed(6, "mvp", -100, None, "offline"), "better_than_mvp_in_both_phases") == "holds"
         assert on(changed(6, "qc-fql", -5), "drifting_gains_most_online_where_long") == "holds"

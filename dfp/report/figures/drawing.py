@@ -59,7 +59,7 @@ def scale(color: str, count: int) -> list[str]:
 
 
 def short_labels(labels: list[str]) -> tuple[str, list[str]]:
-    """The method that labels of the form ``method, setting`` share, and the settings; ``""`` and the labels: none."""
+    """The method that all labels ``method, setting`` share, and their settings; if none, ``""`` and the labels."""
     first = {label.partition(", ")[0] for label in labels}
     if len(first) != 1 or not all(", " in label for label in labels):
         return "", labels

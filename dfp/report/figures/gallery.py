@@ -27,7 +27,7 @@ REMEDY = "dfp report gallery --config <file>"
 def write_gallery(results_dir: Path) -> list[Path]:
     """Write ``figure2.png``, ``.pdf`` and, with a row per task, ``.csv`` below ``results_dir`` and return their paths.
 
-    No run has a part in it. Raises :class:`ConfigError` if the list of the pictures or a picture is missing.
+    It needs no run. Raises :class:`ConfigError` if the list of the pictures or a picture is missing or damaged.
     """
     folder = results_dir / FOLDER
     if not (folder / LIST).exists():
@@ -42,7 +42,7 @@ def write_gallery(results_dir: Path) -> list[Path]:
 def _picture(path: Path) -> np.ndarray:
     try:
         return matplotlib.image.imread(path)
-    except (OSError, ValueError, SyntaxError) as error:  # of a damaged picture matplotlib's library raises all of these
+    except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises for a damaged picture
         reason = one_line(error).removeprefix(f"{path}: ")
         raise ConfigError(f"{path}: {reason}; run `{REMEDY}`") from None
 

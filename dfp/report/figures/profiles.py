@@ -22,8 +22,8 @@ NO_BAND = "no bands: a task has one seed"
 def draw(statistics: pd.DataFrame, runs: pd.DataFrame) -> Figure:
     """A panel per comparison, a step line per method, its interval as a band.
 
-    A curve further to the right is better; the area under it is the method's mean, rounded up to 5 points. Lines of
-    different methods rest on the same tasks and seeds.
+    A curve further to the right is better. The area under it is the mean of the method's rates, each rounded up to 5
+    points. All methods of a panel are drawn from the same tasks and seeds.
 
     Args:
       statistics: the rows of ``statistics.csv``; those of the profiles are drawn.
@@ -55,7 +55,7 @@ def _panel(axes: Axes, panel: pd.DataFrame, runs: pd.DataFrame) -> None:
         end = pd.DataFrame({"threshold": [1.0], "value": 0.0, "low": 0.0, "high": 0.0})  # nothing is above 100 %
         points = 100 * pd.concat([points[list(end)], end])
         axes.step(points.threshold, points.value, where="post", **pen, markevery=3, alpha=0.9)
-        band = {"color": pen["color"], "alpha": 0.15, "linewidth": 0}  # of no interval there is none
+        band = {"color": pen["color"], "alpha": 0.15, "linewidth": 0}  # NaN bounds draw nothing
         axes.fill_between(points.threshold, points.low, points.high, step="post", **band)
     axes.set(xlim=(0, 100), ylim=(-2, 102))
     for axis in (axes.xaxis, axes.yaxis):

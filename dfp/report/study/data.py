@@ -114,15 +114,12 @@ def read_metrics(folder: Path) -> pd.DataFrame:
     """``metrics.csv`` of the study.
 
     Raises:
-      ConfigError: the file is missing or malformed, lists an evaluation twice, or has a run that no study lists.
+      ConfigError: the file is missing or malformed, the steps of a run do not increase, or no study lists that run.
     """
     path = folder / "metrics.csv"
     tidy = read_table(path, METRIC_COLUMNS)
-    require(tidy, in_range(tidy), path)
-    twice = tidy.loc[tidy.duplicated([*RUN, "step"])]
-    if len(twice):
-        row = twice.iloc[0]
-        raise ConfigError(f"{path}: {row.study}, {row.method}, seed {row.seed}, step {row.step} twice")
+    increasing = tidy.groupby(RUN).step.diff().fillna(1) > 0
+    require(tidy, [*in_range(tidy), ("step", increasing, "larger than the run's step before")], path)
     for study, rows in tidy.groupby("study"):
         if study not in STUDIES:
             raise ConfigError(f"{path}: study '{study}': allowed: {', '.join(STUDIES)}")
@@ -136,12 +133,15 @@ def read_metrics(folder: Path) -> pd.DataFrame:
 
 
 def run_scores(tidy: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """One row per run that has begun: :data:`KEY`, then its scores, rates as fractions; NaN of what is not finished.
+    """One row per run that has begun: :data:`KEY`, then its scores. Rates are fractions.
 
-    ``final``: the last evaluation. ``best`` and ``last``: the highest, and the mean of the last :data:`LAST`, of the
-    run's last phase. ``offline``: the mean of the last :data:`LAST` offline evaluations. Of an online run also
-    ``regret`` of the online phase, its evaluations joined by lines from the switch on, if there is one at the switch;
-    ``area`` = 1 - ``regret``; ``steps``: online steps to the first evaluation of at least :data:`GOAL`.
+    A score of a phase that has not ended is NaN. ``final``: the evaluation at the end of the run. ``best`` and
+    ``last``: the highest evaluation of the run's last phase, and the mean of its last :data:`LAST`. ``offline``: the
+    mean of the last :data:`LAST` offline evaluations.
+
+    Only an online run with an evaluation at the switch has the following. ``regret``: as
+    :func:`~dfp.report.statistics.online_regret`. ``area``: 1 - ``regret``. ``steps``: online steps to the first
+    evaluation of at least :data:`GOAL`, the one at the switch included; NaN if there is none.
     """
     lengths = runs.drop_duplicates(KEY).set_index(KEY)[["offline_steps", "online_steps"]]
     rows = []

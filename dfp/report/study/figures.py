@@ -52,11 +52,8 @@ def draw_lines(panels: dict[str, list[Line]], x: str, switch: float | None = Non
                 for place, phase in ((0.01, "offline"), (switch, "online")):
                     axes.text(place, 1.0, f" {phase}", transform=axes.get_xaxis_transform(), va="top", fontsize=8)
             for line in lines:
-                x_values, mean, low, high = (
-                    line.points.x,
-                    *(100 * line.points[name] for name in ("mean", "low", "high")),
-                )
-                axes.fill_between(x_values, low, high, color=line.pen["color"], alpha=0.15, linewidth=0)
+                mean, low, high = (100 * line.points[name] for name in ("mean", "low", "high"))
+                axes.fill_between(line.points.x, low, high, color=line.pen["color"], alpha=0.15, linewidth=0)
                 label = f"{line.label} (n={line.points.n.max()})"
                 axes.plot(line.points.x, mean, clip_on=False, **(line.pen | {"label": label}))
             axes.set(xlim=(0, None), ylim=(-3, 112))

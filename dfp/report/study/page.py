@@ -57,10 +57,8 @@ STEPS = "offline updates, then online environment steps"
 MINUTES = "minutes of computation, from measured ms per step"
 AVERAGING_ROW = "Which evaluations count"  # of docs/where-the-paper-is-silent.md
 RUN = ["stage", "method", "seed"]
-CUBE = (
-    "study",
-    "study-dfp",
-)  # of one task and setting, on two data files: runs of one are not compared with the other's
+# Both have one task and the same settings, but two data files: runs of one are not compared with runs of the other.
+CUBE = ("study", "study-dfp")
 COMPARED = (*CUBE, "study-lift")
 TITLES = {"study": "Success against computation", "study-dfp": "The same, runs of study-dfp.yaml"}
 

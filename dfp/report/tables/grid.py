@@ -38,7 +38,10 @@ class Grid:
         return ((self.seeds == self.listed) & (self.seeds > 0)).all()
 
     def average(self) -> pd.Series:
-        """Per method, the mean over the complete columns, so that every method's covers the same; NaN without any."""
+        """Per method, the averages that the source prints, else the mean over the columns that are complete.
+
+        All methods are thus averaged over the same columns. NaN if no column is complete.
+        """
         if self.printed is not None:
             return self.printed
         return self.mean.loc[:, self.complete()].mean(axis=1)
@@ -81,10 +84,11 @@ def measured_rates(last: pd.DataFrame, runs: pd.DataFrame) -> Grid:
 def reported(number: int, like: pd.DataFrame, phase: str | None = None) -> Grid:
     """The paper's table, as fractions, for the methods and columns of ``like``; NaN if the paper has no such cell.
 
-    ``config/paper/table<number>.csv`` holds the numbers as printed, in percent. Its averages count where ``like`` has
-    just the paper's columns; else the average is that of the columns it has.
+    ``config/paper/table<number>.csv`` holds the numbers as printed, in percent. The paper's own averages are taken if
+    ``like`` has exactly the paper's columns; otherwise :meth:`Grid.average` computes them from the columns of ``like``.
     """
-    paper = paper_table(number).rename(columns={"group": "task"})
+    printed = paper_table(number)
+    paper = printed.rename(columns={"group": "task"})
     if phase is not None:
         paper = paper.loc[paper.phase == phase]
     values = {"mean": paper["mean"] / 100, "std": paper["std"] / 100 if "std" in paper else np.nan}
@@ -92,7 +96,7 @@ def reported(number: int, like: pd.DataFrame, phase: str | None = None) -> Grid:
     grid = _grid(cells, list(like.index), list(like.columns))
     averages = cells.loc[cells.task == "average"].set_index("method")["mean"].reindex(like.index)
     whole = set(like.columns) == set(paper.task) - {"average"} and averages.notna().all()
-    return replace(grid, printed=averages if whole else None)
+    return replace(grid, printed=averages if whole else None, unit="groups" if "group" in printed else "tasks")
 
 
 def _grid(cells: pd.DataFrame, methods: list[str], tasks: list[str]) -> Grid:
@@ -106,8 +110,9 @@ def _grid(cells: pd.DataFrame, methods: list[str], tasks: list[str]) -> Grid:
 def wide(rows: pd.DataFrame, ours: Grid, paper: Grid) -> pd.DataFrame:
     """The CSV of a grid: ``rows`` (one per method, column ``method`` among them) with its numbers.
 
-    Per column ``<column>_mean, _std, _seeds, _paper_mean, _paper_std``, then ``average, average_paper`` over as many
-    columns as ``average_tasks, average_paper_tasks`` say.
+    Per column ``<column>_mean, _std, _seeds, _paper_mean, _paper_std``, then ``average, average_paper``. The numbers of
+    columns in these averages are ``average_tasks, average_paper_tasks``, in Table 4 ``average_groups,
+    average_paper_groups``.
     """
     parts = {}
     for column in ours.mean:
@@ -128,9 +133,9 @@ def printed_cells(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """A grid in percent, as text [method, column], with the rank of every cell among the methods.
 
-    ``decimals`` are those of a mean and of its deviation; ``average`` adds that column. Ranks are those of the printed
-    values, as a reader would see them. A column that is not complete has none, nor one of equal values; an average that
-    misses columns says so. Nothing has a rank unless ``marked``.
+    ``decimals`` are those of a mean and of its deviation; ``average`` adds a column of averages, with a note if it
+    covers only some of the columns. Ranks are computed from the values as printed. A column that is not complete, or
+    whose values are all equal, has no ranks. Without ``marked``, no cell has a rank.
     """
     complete = grid.complete()
     methods = grid.mean.index

@@ -90,7 +90,7 @@ def table8(results_dir: Path, partial: bool) -> tuple[pd.DataFrame, Sheet]:
 
 
 def _in_order(settings: list[str]) -> list[str]:
-    """Each setting once: those of the paper in its order, then the others by name."""
+    """Each setting once: first those of :data:`~dfp.report.tables.settings.NAMES`, then the others by name."""
     known = list(NAMES)
     return sorted(set(settings), key=lambda name: (known.index(name) if name in known else len(known), name))
 

@@ -21,7 +21,8 @@ SECTIONS = ("training", "online", "network", "evaluation", "data")
 SUITES = {"ogbench": "OGBench", "robomimic": "Robomimic"}
 COLUMNS = ["method", "task", "group", "suite", "run", "setting", "value"]
 
-# The paper's names in Tables 5 and 8, in its order, then names for what all methods share; another setting has its own.
+# The settings of the paper's Tables 5 and 8, then further ones, in the order of our tables. A setting that is not here
+# is named after its key.
 NAMES = {
     "training.batch_size": "Batch size",
     "training.discount": "Discount factor (γ)",

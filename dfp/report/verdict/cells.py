@@ -21,7 +21,8 @@ from dfp.report.verdict.protocol import PAPER_SCALE, scale
 from dfp.spec import ConfigError
 
 CELL = ["table", "phase", "task", "method"]
-SEEDS = {1: 5, 2: 5, 3: 5, 4: 5, 6: 5, 7: 8}  # of the success tables, as their captions say
+# Of the success tables, as their captions say. Table 6's does not, but its online means are those of Tables 1 and 2.
+SEEDS = {1: 5, 2: 5, 3: 5, 4: 5, 6: 5, 7: 8}
 EPISODES = 100  # per evaluation: every entry of Table 6 is a multiple of 0.2 % over 5 seeds
 OFFLINE_RL = 7
 AVERAGE = "average"
@@ -31,8 +32,8 @@ REGRET = "regret"
 def paper_cells() -> pd.DataFrame:
     """Columns :data:`CELL`, ``mean, std, n, episodes``: Tables 1-4, 6 and 7 as printed, in the order of the paper.
 
-    The paper prints no deviation for an average; that of independent tasks follows from theirs, the root of the sum of
-    squares over T. For the groups of Table 4, which come without their tasks, it stays NaN.
+    The paper prints no deviation of an average. With T independent tasks it is the root of the sum of their squared
+    deviations, divided by T. It stays NaN in Table 4, which prints no deviations.
     """
     parts = []
     for table, seeds in SEEDS.items():
@@ -99,9 +100,9 @@ def our_rates(tidy: pd.DataFrame, runs: pd.DataFrame, results_dir: Path) -> pd.D
 def our_cells(wanted: pd.DataFrame, rates: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     """Ours for every cell of ``wanted`` (:data:`CELL`): ``mean, std, n, listed, episodes, scale``, in its order.
 
-    ``n`` counts the seeds with a result on every task of the column; ``listed``, those in the run table. A column of
-    several tasks is the mean over them, seed by seed, as the deviation over seeds needs. Cells of Table 7 are offline
-    runs, all others both phases of an offline-to-online run.
+    ``n`` counts the seeds with a result on every task of the column; ``listed``, those in the run table. If a column
+    has several tasks, a seed's value is its mean over them, and ``mean`` and ``std`` are over these values. Cells of
+    Table 7 are from offline runs, all others from offline-to-online runs.
     """
     tasks = [tasks_of(task, table) for task, table in zip(wanted.task, wanted.table, strict=True)]
     stage = np.where(wanted.table == OFFLINE_RL, "offline", "finetune")
@@ -127,6 +128,6 @@ COUNTS = ("n", "listed", "episodes")
 
 
 def _whole(rows: pd.DataFrame, **fields: tuple[str, str]) -> pd.DataFrame:
-    """Per (cell, seed), its number of tasks and ``fields``, where every task of the cell's column is there."""
+    """A row per (cell, seed) that has every task of the cell's column: the number of tasks, and ``fields``."""
     by_seed = rows.groupby(["cell", "seed"]).agg(tasks=("task", "size"), size=("size", "first"), **fields)
     return by_seed.loc[by_seed["tasks"] == by_seed["size"]]

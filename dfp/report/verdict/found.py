@@ -13,7 +13,7 @@ from dfp.report.study.comparisons import directions
 from dfp.report.study.data import KEY, run_scores
 from dfp.report.verdict.protocol import PAPER_SCALE
 
-HEADLINES = ("table2", "table1", "table6")  # whose grid is the headline, the first that was listed
+HEADLINES = ("table2", "table1", "table6")  # the first of them that the run table lists is the headline
 
 
 class Headline(NamedTuple):
@@ -25,7 +25,7 @@ class Headline(NamedTuple):
     summary: pd.DataFrame  #: [(method, task)]: mean, std, n over seeds; finished cells only
 
     def cells(self, method: str) -> list[str]:
-        """``55.0 ± 7.1 (n=2)`` per task, then the average over the tasks, if none is missing."""
+        """``55.0 ± 7.1 (n=2)`` per task, then the average over the tasks; a dash for what has no finished run."""
         found = {task: self.summary.loc[(method, task)] for task in self.tasks if (method, task) in self.summary.index}
         texts = [_cell(found[task]) if task in found else "—" for task in self.tasks]
         average = self.average(method)
@@ -79,9 +79,9 @@ def headline(rates: pd.DataFrame, runs: pd.DataFrame) -> Headline | None:
 
 
 def directions_here(tidy: pd.DataFrame, runs: pd.DataFrame, rates: pd.DataFrame) -> dict[str, pd.DataFrame]:
-    """By task of which a fine-tuning has finished at another scale than the paper's: the study's claims by its rule.
+    """The study's claims, judged by its rule, by task: the frames of :func:`~dfp.report.study.comparisons.directions`.
 
-    Frames are those of :func:`~dfp.report.study.comparisons.directions`.
+    Only tasks on which a fine-tuning has finished at another scale than the paper's.
     """
     small = rates.loc[(rates.phase == "online") & (rates.scale != PAPER_SCALE)]
     scores = run_scores(tidy, runs)

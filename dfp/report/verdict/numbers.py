@@ -19,7 +19,7 @@ class Missing(Exception):
 
 
 class Numbers:
-    """Blocks of cells by table and phase; what is asked for is all there, or :class:`Missing` says what is not."""
+    """Cells by table and phase. Each method returns all numbers asked for, or raises :class:`Missing`."""
 
     def __init__(self, cells: pd.DataFrame, cost: pd.Series | None) -> None:
         """``cells``: ``table, phase, task, method, mean, std, n, episodes``, a NaN mean if there is no number.
@@ -65,7 +65,7 @@ class Numbers:
         return pd.Series(found, dtype=float)
 
     def _block(self, table: int, methods: list[str], phase: str) -> pd.DataFrame:
-        """Columns (field, task), rows ``methods``; a number that is not there is an error."""
+        """Columns (field, task), rows ``methods``. Raises :class:`Missing` if a mean is not there."""
         if (table, phase) not in self._cells:
             raise Missing(f"no {phase} numbers of Table {table}")
         block = self._cells[table, phase].pivot(index="method", columns="task", values=FIELDS).reindex(methods)

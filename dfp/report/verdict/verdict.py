@@ -1,10 +1,11 @@
 """The verdict: every cell of the paper's success tables and every claim of its text, against our own runs.
 
 A cell **agrees** if the 95 % Welch interval of our mean minus the paper's contains 0, and **differs** if it does
-not. Both deviations count, each at least what counting successes alone makes it, so that five seeds at 100 % are not
-taken for certainty. Agreement is absence of evidence: the interval says how large a difference it leaves open. Where
-the paper prints no deviation (Table 4), ours is used for both sides. A run that is not at the paper's scale
-(:func:`dfp.report.verdict.protocol.scale`) is **other scale**, whatever its result; fewer than :data:`MIN_SEEDS` seeds
+not. The interval uses the deviations of both sides. Each is at least the deviation of a rate over its episodes
+(:func:`~dfp.report.statistics.at_least_sampling_std`), so that five seeds at 100 % are not taken for certainty. If the
+paper prints no deviation (Table 4), ours is used for both sides. That a cell agrees is no proof of equality: the
+interval shows how large a difference remains possible. A cell with a run that is not at the paper's scale
+(:func:`dfp.report.verdict.protocol.scale`) is **other scale**, whatever its result. Fewer than :data:`MIN_SEEDS` seeds
 are **too few seeds**; no finished run is **not run**.
 """
 
@@ -73,7 +74,7 @@ def judge_cells(ours: pd.DataFrame, paper: pd.DataFrame) -> pd.DataFrame:
 
 
 def judgement(cell: dict) -> str:
-    """One of :data:`JUDGEMENTS`. The scale comes before the number: a small run says nothing of the paper's."""
+    """One of :data:`JUDGEMENTS`. The scale is checked before the seeds and the interval."""
     if cell["n"] == 0:
         return NOT_RUN
     if cell["scale"] != PAPER_SCALE:

@@ -39,14 +39,14 @@ class Watch:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen = _state(path)
+        self.seen = _state(path)  # at the last look
         self._since = time.monotonic()  # of the last change, or of the first look
         self.changed = False  # whether it ever did
 
     def quiet_s(self) -> float:
         """Seconds since the file was last seen to change."""
-        if (state := _state(self._path)) != self._seen:
-            self._seen, self._since, self.changed = state, time.monotonic(), True
+        if (state := _state(self._path)) != self.seen:
+            self.seen, self._since, self.changed = state, time.monotonic(), True
         return time.monotonic() - self._since
 
 
@@ -67,7 +67,7 @@ class Lease:
         while not self._taken():
             quiet, owner = watch.quiet_s(), read_object(self._path)
             if quiet >= STALE_S or _is_dead(owner):
-                self._remove()
+                self._remove(watch.seen)
                 continue
             seen = f"in use by {_named(owner)}"
             if watch.changed and (not waits or time.monotonic() - begun >= HANDOVER_S):
@@ -117,14 +117,20 @@ class Lease:
             raise
         return True
 
-    def _remove(self) -> None:
-        """Remove a stale lease by rename, so that only one of two processes succeeds."""
+    def _remove(self, stale: tuple[int, int] | None) -> None:
+        """Remove the lease that was seen to be ``stale``, by rename, so that only one of two processes succeeds.
+
+        Another process may have removed the stale lease since, and have made a lease: that one is put back.
+        """
         grave = self._path.with_name(f".lease.{os.getpid()}")
         try:
             self._path.rename(grave)
         except FileNotFoundError:
             return
-        grave.unlink()
+        if _state(grave) == stale:
+            grave.unlink()
+        else:
+            grave.rename(self._path)
 
     def _ask(self, seen: str) -> None:
         """Repeat that this job wants the run. If several ask, the latest gets it."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from dfp.plan.catalogue import CATALOGUE, Catalogue, MethodEntry, agent_for, load_config
+from dfp.plan.catalogue import CATALOGUE, Catalogue, MethodEntry, agent_for, load_config, matches
 from dfp.runs.same_spec import leaves
 from dfp.spec import AgentConfig, ConfigError, RunSpec
 
@@ -27,6 +26,8 @@ class Setting(NamedTuple):
 def settings(spec: RunSpec, catalogue: Catalogue) -> Iterator[Setting]:
     """Every number of the spec, in its order."""
     paper = load_config(CATALOGUE / "config.yaml").model_dump(mode="json") | {"agent": _nearest(spec, catalogue)}
+    if spec.online is None:  # in the paper, too, an offline phase has no online part
+        paper["online"] = None
     overrides = dict(_overrides(spec, catalogue))
     for key, value, source in _leaves(spec):
         expected: Any = paper
@@ -69,7 +70,7 @@ def _overrides(spec: RunSpec, catalogue: Catalogue) -> Iterator[tuple[str, str]]
         if spec.agent not in (agent, agent.offline_phase()):
             continue
         for override in entry.overrides:
-            if any(fnmatch.fnmatchcase(spec.task.key, pattern) for pattern in override.tasks):
+            if matches(spec.task.key, override.tasks):
                 yield from ((name, override.source) for name, _ in leaves(override.agent, "agent."))
 
 

@@ -35,8 +35,12 @@ def read_text(path: Path) -> str:
 
 
 def parsed_json(text: str) -> Any:
-    """The value of JSON text; ValueError if it is not JSON, or an object has a key twice."""
-    return json.loads(text, object_pairs_hook=_distinct)
+    """The value of JSON text; ValueError if it is not JSON, holds NaN or infinity, or an object has a key twice."""
+    return json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

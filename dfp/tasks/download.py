@@ -114,6 +114,7 @@ class _Fetch(NamedTuple):
                     )
                 if response.status_code != requests.codes.partial_content:
                     done = 0
+                    part.unlink(missing_ok=True)  # first, so that a kill leaves no old bytes beside the new version
                     _note_version(version, response)
                 with naming(part), part.open("ab" if done else "wb") as stream:
                     for chunk in response.iter_content(CHUNK):

@@ -208,8 +208,10 @@ def load_catalogue(folder: Path | None = None) -> Catalogue:
         "experiments": read_yaml(folder / "experiments.yaml"),
     }
     catalogue = validate(Catalogue, content, str(folder))
-    for entry in catalogue.tasks.values():
+    for key, entry in catalogue.tasks.items():
         suite_of(entry.spec)  # refuses one that does not exist
+        if entry.spec.key != key:
+            raise ConfigError(f"{folder / 'tasks.yaml'}, {key}: 'spec.key' is '{entry.spec.key}'; leave it out")
     for key, method in catalogue.methods.items():
         for override in method.overrides:
             _refuse_idle(override.tasks, catalogue.tasks, f"{folder / 'methods.yaml'}, {key}, overrides")

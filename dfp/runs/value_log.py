@@ -1,8 +1,8 @@
 """``train.csv``: everything that training measures, a row per value: the terms of the losses and the evaluations.
 
-Append-only. A restart cuts the rows that came after its checkpoint, and they are made again, the same but for their
-time. So the file is a function of the spec: a term is the mean over the updates since the row before, and the steps of
-the rows depend on the length of the stage alone.
+Append-only. A restart cuts the rows that came after its checkpoint. They are made again, and only their time differs.
+Apart from the times, the file is therefore a function of the spec: a term is the mean over the updates since the row
+before, and the steps of the rows depend only on the length of the stage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dfp.runs.layout import METRIC_TYPES, VALUE_LOG
 HEADER = "step,phase,name,value,time\n"
 PHASES = ("offline", "online")
 EVALUATED = ("success_rate", "return_mean", "length_mean")  # rows of an evaluation; all others are terms of the losses
-NAME = re.compile(r"[\w./-]+")  # of a term; others may name a group first, as in critic/q_mean
+NAME = re.compile(r"[\w./-]+")  # of a term; an agent from elsewhere may name a group first, as in critic/q_mean
 TAIL_BYTES = 4096  # more than the rows of one step
 
 assert set(EVALUATED) < set(METRIC_TYPES)
@@ -44,7 +44,7 @@ def interval(total: int) -> int:
 
 
 def require_names(names: Iterable[str], source: str) -> None:
-    """Raises :class:`ConfigError` if a row of such a term could not be told from a damaged one, or an evaluation."""
+    """Raises :class:`ConfigError` for the first name whose rows would look like damaged rows or like evaluations."""
     for name in names:
         if not NAME.fullmatch(name) or name in EVALUATED:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""Read text and JSON that a person may have edited, write a file completely or not at all, format tables."""
+"""Read text and JSON that a person may have edited, write files by rename, format tables."""
 
 import contextlib
 import csv
@@ -35,8 +35,12 @@ def read_text(path: Path) -> str:
 
 
 def parsed_json(text: str) -> Any:
-    """The value of JSON text; ValueError if it is not JSON, or an object has a key twice."""
-    return json.loads(text, object_pairs_hook=_distinct)
+    """The value of JSON text; ValueError if it is not JSON, holds NaN or infinity, or an object has a key twice."""
+    return json.loads(text, object_pairs_hook=_distinct, parse_constant=_refuse_constant)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a number of JSON")
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -48,7 +52,7 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def json_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; :class:`ConfigError` if the file has none."""
+    """The object in a JSON file; :class:`ConfigError` if the file is missing or holds anything else."""
     try:
         content = parsed_json(read_text(path))
     except (ValueError, RecursionError) as error:
@@ -60,7 +64,7 @@ def json_object(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """In an OSError raised inside, put ``path`` in place of its temporary file."""
+    """Let an OSError raised in this block name ``path`` if it names no file or a temporary file of ``path``."""
     try:
         yield
     except OSError as error:
@@ -85,7 +89,7 @@ def replacing(path: Path, ending: str = "tmp") -> Iterator[Path]:
 
 
 def move_into_place(temporary: Path, path: Path) -> None:
-    """Rename a finished file, after its bytes are on the disk."""
+    """Rename ``temporary`` to ``path``, after its bytes are on the disk."""
     with temporary.open("rb") as stream:
         os.fsync(stream.fileno())
     os.replace(temporary, path)
@@ -108,11 +112,11 @@ def csv_rows(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 
 
 def pipe_row(fields: Iterable[object]) -> str:
-    """One row of a table. A ``|`` in a field is escaped."""
+    """One row of a Markdown table. A ``|`` in a field is escaped."""
     return "| " + " | ".join(str(field).replace("|", r"\|") for field in fields) + " |"
 
 
 def pipe_table(head: Iterable[object], rows: Iterable[Iterable[object]], text: int = 1) -> list[str]:
-    """The lines of a table. The first ``text`` columns are aligned to the left, the others to the right."""
+    """The lines of a Markdown table. The first ``text`` columns are aligned to the left, the others to the right."""
     head = list(head)
     return [pipe_row(head), pipe_row([":--"] * text + ["--:"] * (len(head) - text)), *map(pipe_row, rows)]

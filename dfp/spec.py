@@ -1,7 +1,7 @@
 """The specification of a run: typed, closed, frozen configuration.
 
-A run is a pure function of its :class:`RunSpec`. The spec holds every number that can change a result and
-nothing else: no clock, host or path. Snakemake compares its canonical JSON, and every checkpoint has its hash.
+A run is a pure function of its :class:`RunSpec`. The spec holds every setting that can change a result and
+nothing else: no clock, host or path. Snakemake compares its canonical JSON, and every checkpoint has its digest.
 Unknown keys are errors at every level. Importing this module loads neither JAX nor a simulator.
 """
 
@@ -34,7 +34,7 @@ from dfp.files import parsed_json
 PositiveInt = Annotated[int, Field(gt=0)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**31)]  # NumPy, JAX and every simulator accept these
-Stage = Literal["finetune", "offline"]  # of a table's cell: both phases, or offline RL alone
+Stage = Literal["finetune", "offline"]  # of a table's cell: both phases, or only offline RL
 Probability = Annotated[float, Field(gt=0.0, le=1.0)]
 
 
@@ -71,29 +71,31 @@ def _parts(annotation: Any) -> frozenset[Any]:
 
 
 class TaskSpec(Closed):
-    """One environment with its dataset, as far as it can change a result."""
+    """One environment with its dataset: the settings that can change a result."""
 
     key: str = Field(description="Task key, as in folder names and on the command line.")
     suite: str = Field(
-        description="What serves the task: `ogbench`, `robomimic`, `gymnasium`, or the import path of another suite."
+        description="The suite of the task: `ogbench`, `robomimic`, `gymnasium`, or the import path of another suite."
     )
     environment: str = Field(
-        description="Gymnasium id, or `module:Id-v0` if a module registers it; for Robomimic the environment's name."
+        description="Gymnasium id, or `module:Id-v0` if a module registers it. For Robomimic, the environment's name."
     )
     dataset: str = Field(description="Name of the dataset file, without its ending.")
     observation_size: PositiveInt = Field(description="Width S of a state vector.")
     action_size: PositiveInt = Field(description="Width A of an action vector.")
     max_episode_steps: PositiveInt = Field(description="Episode cap, environment steps.")
-    rows: PositiveInt = Field(description="Transitions of the published dataset; another number is refused.")
+    rows: PositiveInt = Field(
+        description="Transitions of the published dataset. A download with another number is refused."
+    )
     shards: PositiveInt = Field(default=1, description="Files the published dataset is split into.")
     shard_interval: PositiveInt = Field(
-        default=1000, description="Offline updates between two shards (one shard: unused)."
+        default=1000, description="Offline updates on a file before the next one is used. Unused if there is one file."
     )
     success_timing: Literal["pre", "post"] = Field(
         default="post",
-        description="Whether reward and success are judged before or after the action moves the world. "
-        "OGBench 1.1 judged after, OGBench >= 1.2 registers its single tasks with `pre`; the paper ran 1.1. "
-        "Robomimic and other Gymnasium environments know `post` only.",
+        description="Whether reward and success are judged before or after the action. "
+        "OGBench 1.1, which the paper used, judges after it. OGBench >= 1.2 registers its single tasks with `pre`. "
+        "Robomimic and other Gymnasium environments allow only `post`.",
     )
 
 
@@ -101,11 +103,12 @@ class DataSpec(Closed):
     """Where the offline rows come from."""
 
     source: Literal["download", "generate"] = Field(
-        description="`download`: the published files. `generate`: the simulator's own scripted experts, run here."
+        description="`download`: the published files. `generate`: recorded here by scripted experts."
     )
     episodes: PositiveInt | None = Field(
         default=None,
-        description="`generate` only: episodes to record. OGBench: of 1,000 transitions. Robomimic: successes.",
+        description="`generate` only: episodes to record. OGBench: each has 1,000 transitions. Robomimic: only "
+        "successes count.",
     )
     seed: Seed | None = Field(default=None, description="`generate` only: seed of the recorded episodes.")
     version: Literal[1] = Field(default=1, description="Raised by hand when the generator changes what it records.")
@@ -158,18 +161,21 @@ class EvaluationSpec(Closed):
 
 
 class AgentConfig(Closed):
-    """Settings of a method. Each agent's module defines its own ``Config``; this is what all of them have."""
+    """Settings that all methods have. The ``Config`` of each agent's module adds the others."""
 
     name: str = Field(description="The agent: a module of `dfp.agents`, or the import path of one elsewhere.")
     version: int = Field(default=1, description="Raised by hand when the agent's mathematics changes.")
 
     def offline_phase(self) -> Self:
-        """The settings that the offline phase reads. Methods with equal ones share one pretraining."""
+        """The settings that the offline phase reads. Methods for which they are equal share one pretraining."""
         return self
 
 
 def agent_config(settings: Any, source: str = "agent") -> AgentConfig:
-    """``settings`` as the ``Config`` of the agent that they name; :class:`ConfigError` if they do not fit."""
+    """``settings`` as the ``Config`` of the agent that they name.
+
+    Raises :class:`ConfigError`, which begins with ``source``, if there is no such agent or a setting is not valid.
+    """
     if isinstance(settings, AgentConfig):
         return settings
     name = settings.get("name") if isinstance(settings, dict) else None
@@ -180,7 +186,10 @@ def agent_config(settings: Any, source: str = "agent") -> AgentConfig:
 
 @functools.cache
 def agent_module(name: str, source: str = "agent") -> Any:
-    """The module of an agent, by its short name in this package or by its import path."""
+    """The module of an agent, by its short name in this package or by its import path.
+
+    Raises :class:`ConfigError`, which begins with ``source``, if there is no such module.
+    """
     path = name if "." in name else _agents().get(name, "")
     try:
         found = importlib.util.find_spec(path) if path else None
@@ -225,7 +234,7 @@ class RunSpec(Closed):
         return self
 
     def pretraining(self) -> RunSpec:
-        """The offline phase from which this run starts. Runs with equal offline phases share it."""
+        """The spec of the offline phase from which this run starts. Runs for which it is equal share one run of it."""
         return self.model_copy(update={"stage": "pretrain", "online": None, "agent": self.agent.offline_phase()})
 
     def canonical(self) -> str:
@@ -233,7 +242,7 @@ class RunSpec(Closed):
         return canonical_json(self.model_dump(mode="json"))
 
     def digest(self) -> str:
-        """SHA-256 of :meth:`canonical`, 64 hex digits. Checkpoints and manifests have it."""
+        """SHA-256 of :meth:`canonical`, 64 hex digits. Checkpoints and manifests record it."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
 
 
@@ -282,7 +291,7 @@ def _resolve(schema: dict[str, Any], node: dict[str, Any]) -> dict[str, Any]:
 
 
 def validate[Model: BaseModel](model: type[Model], content: Any, source: str) -> Model:
-    """``content`` as ``model``; :class:`ConfigError` if it does not fit."""
+    """``content`` as ``model``; :class:`ConfigError`, which begins with ``source``, if it is not valid."""
     try:
         return model.model_validate(content)
     except ValidationError as error:

@@ -65,11 +65,11 @@ class TaskEntry(Closed):
 
 
 class MethodOverride(Closed):
-    """Settings of a method that differ on some tasks."""
+    """Settings of a method for some tasks."""
 
     tasks: list[str] = Field(description="Task keys or patterns, e.g. `cube-triple-*`.")
-    agent: dict[str, Any] = Field(description="Agent settings that replace the method's own there.")
-    source: str = Field(description="Where the difference comes from.")
+    agent: dict[str, Any] = Field(description="Agent settings that replace the method's own on these tasks.")
+    source: str = Field(description="Where these settings come from: a paper, a release or a choice.")
 
 
 class MethodEntry(Closed):
@@ -82,8 +82,8 @@ class MethodEntry(Closed):
     backbone: str = Field(description="Name of the policy backbone in tables.")
     pretraining: str | None = Field(
         default=None,
-        description="Folder name of its pretraining; methods that share it have the same offline phase on every task. "
-        "Default: the method's key.",
+        description="Folder name of its pretraining. Methods with the same name must have the same offline phase on "
+        "every task. Default: the method's key.",
     )
     top_k: str = Field(description="What the `top-K` column of Table 2 shows.")
     color: str = Field(description="Line colour in every figure.")
@@ -98,15 +98,17 @@ class ExperimentEntry(Closed):
     """A table or figure of the paper and the cells that it needs."""
 
     title: str = Field(description="What the table or figure is about.")
-    kind: Literal["table", "figure"] = Field(description="Which files are made of it.")
+    kind: Literal["table", "figure"] = Field(description="Which files are made: those of a table or of a figure.")
     stage: Stage = Field(
-        default="finetune", description="`finetune`: both phases, the configuration's tasks; `offline`: Table 7's."
+        default="finetune",
+        description="`finetune`: both phases, on the configuration's `tasks` and `seeds`. `offline`: offline RL, on "
+        "those below `offline`.",
     )
     made_from: Literal["runs", "specs", "every run", "cost", "environments", "equations"] = Field(
         default="runs",
-        description="`runs`: the metrics of its own cells; `specs`: the settings in their manifests; all manifests of "
-        "`every run` of the configuration; the times that the rule `cost` measures; the tasks' `environments`; the "
-        "`equations` alone.",
+        description="What it is made from. `runs`: the metrics of its cells. `specs`: the settings in the manifests of "
+        "its cells. `every run`: the manifests of all runs of the configuration. `cost`: the times that the rule "
+        "`cost` measures. `environments`: the tasks' environments. `equations`: computations without a run.",
     )
     methods: Names = Field(description="Method keys, variants among them, in the order of the rows.")
     tasks: Names = Field(default=["*"], description="Patterns over the configuration's tasks.")
@@ -115,8 +117,8 @@ class ExperimentEntry(Closed):
 class Cells(Closed):
     """A part of a table or figure."""
 
-    methods: Names | None = Field(default=None, description="Method keys of its rows; default: all of its own.")
-    tasks: Names | None = Field(default=None, description="Patterns over the tasks; default: its own.")
+    methods: Names | None = Field(default=None, description="Method keys of its rows. Default: the experiment's.")
+    tasks: Names | None = Field(default=None, description="Patterns over the tasks. Default: the experiment's.")
 
 
 class OfflineTable(Closed):
@@ -135,11 +137,11 @@ class Config(Closed):
         min_length=1, description="Tables and figures that `all` makes, from `experiments.yaml`."
     )
     cells: dict[str, Cells] = Field(
-        default={}, description="Experiments of which this configuration makes a part, or other tasks than the paper."
+        default={}, description="By experiment: the methods and tasks to use instead of those in `experiments.yaml`."
     )
     tasks: Names = Field(min_length=1, description="Task keys, from `tasks.yaml`.")
-    seeds: Seeds = Field(description="One run per seed and cell of the online tables; `offline` has its own.")
-    offline: OfflineTable | None = Field(default=None, description="For experiments of stage `offline`.")
+    seeds: Seeds = Field(description="One run per seed and cell of the online tables. `offline` has its own seeds.")
+    offline: OfflineTable | None = Field(default=None, description="Tasks and seeds of experiments of stage `offline`.")
     published_curves: bool = Field(
         default=True, description="Whether Figure 1 also draws the curves that others published (`config/published/`)."
     )
@@ -191,7 +193,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def load_catalogue(folder: Path | None = None) -> Catalogue:
     """Read ``tasks.yaml``, ``methods.yaml`` and ``experiments.yaml``. A task's key is its name in the file.
 
-    ``folder`` None: the one that the environment variable ``DFP_CATALOGUE`` names, or else ``config/``.
+    Args:
+      folder: of the three files; None: the one that the variable ``DFP_CATALOGUE`` names, or else ``config/``.
+
+    Raises:
+      ConfigError: a file is missing or not valid, or a pattern of tasks matches none.
     """
     named = os.environ.get("DFP_CATALOGUE")
     try:
@@ -208,8 +214,10 @@ def load_catalogue(folder: Path | None = None) -> Catalogue:
         "experiments": read_yaml(folder / "experiments.yaml"),
     }
     catalogue = validate(Catalogue, content, str(folder))
-    for entry in catalogue.tasks.values():
+    for key, entry in catalogue.tasks.items():
         suite_of(entry.spec)  # refuses one that does not exist
+        if entry.spec.key != key:
+            raise ConfigError(f"{folder / 'tasks.yaml'}, {key}: 'spec.key' is '{entry.spec.key}'; leave it out")
     for key, method in catalogue.methods.items():
         for override in method.overrides:
             _refuse_idle(override.tasks, catalogue.tasks, f"{folder / 'methods.yaml'}, {key}, overrides")
@@ -219,12 +227,12 @@ def load_catalogue(folder: Path | None = None) -> Catalogue:
 
 
 def matches(task: str, patterns: Iterable[str]) -> bool:
-    """Whether one of ``patterns`` is the task's key or, with ``*``, fits it."""
+    """Whether one of ``patterns`` is the task's key, or matches it with ``*``."""
     return any(fnmatch.fnmatchcase(task, pattern) for pattern in patterns)
 
 
 def _refuse_idle(patterns: Iterable[str], tasks: Iterable[str], source: str) -> None:
-    """Raises :class:`ConfigError` that names the first pattern that fits no task: its settings would apply nowhere."""
+    """Raises :class:`ConfigError` for the first pattern that matches no task, because it would have no effect."""
     for pattern in patterns:
         if not any(matches(task, [pattern]) for task in tasks):
             raise ConfigError(f"{source}: 'tasks': {pattern!r} matches no task; there are: {', '.join(tasks)}")
@@ -236,7 +244,7 @@ def load_config(path: Path) -> Config:
 
 
 def parse_config(content: Any, source: str, catalogue: Catalogue | None = None) -> Config:
-    """Check a configuration that is already read. ``source`` is named in errors."""
+    """Check a configuration that is already read. Raises :class:`ConfigError`, which names ``source``."""
     config = validate(Config, content, source)
     catalogue = catalogue or load_catalogue()
     for key in (*config.tasks, *(config.offline.tasks if config.offline else ())):
@@ -282,7 +290,10 @@ def _parts(method: str) -> list[str]:
 
 
 def method_entry(method: str, catalogue: Catalogue, source: str = "methods.yaml") -> MethodEntry:
-    """The entry of a method, or of a variant, whose settings come after those of its method on every task."""
+    """The entry of a method or variant. A variant's settings are the last override of its method, on every task.
+
+    Raises :class:`ConfigError`, which begins with ``source``, if there is no such method or symbol.
+    """
     base, *assignments = _parts(method)
     entry = lookup(catalogue.methods, base, "method", source)
     changes: dict[str, Any] = {}
@@ -300,7 +311,7 @@ def method_entry(method: str, catalogue: Catalogue, source: str = "methods.yaml"
 
 
 def agent_for(method: str, task: str, catalogue: Catalogue) -> AgentConfig:
-    """The settings of a method or variant on a task: its own, then those that differ there."""
+    """The settings of a method or variant on a task: those of its entry, replaced by those of matching overrides."""
     entry = method_entry(method, catalogue)
     settings = entry.agent
     for override in entry.overrides:
@@ -342,7 +353,7 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 def run_spec(
     config: Config, catalogue: Catalogue, task: str, method: str, seed: int, stage: Stage = "finetune"
 ) -> RunSpec:
-    """One run of a cell; the ``pretraining()`` of a fine-tuning is the run that it starts from."""
+    """The spec of one run of a cell. A fine-tuning starts from the run of its ``pretraining()``."""
     return RunSpec(
         stage=stage,
         task=lookup(catalogue.tasks, task, "task", "tasks.yaml").spec,

@@ -1,8 +1,8 @@
 """From a configuration to the list of runs: what every table and figure needs, and what may be shared.
 
 A cell of a table (task x method) with one seed is a run: a fine-tuning that starts from a pretraining, or an offline
-run (Table 7). Two methods share a pretraining when the offline phases of their specs are equal, and a variant that
-changes nothing is its method's own run. Both are computed here, not listed by hand.
+run (Table 7). Methods with the same ``pretraining`` in ``methods.yaml`` share it, and the offline phases of their specs
+must then be equal. A variant that changes nothing on a task uses the run of its method.
 """
 
 from typing import NamedTuple
@@ -32,7 +32,7 @@ class Run(NamedTuple):
     seed: int
     spec: RunSpec
     folder: str  #: relative to the results
-    pretrained: str  #: likewise: the offline phase; that of an offline run is the run itself
+    pretrained: str  #: folder of the offline phase, relative to the results; for an offline run, its own folder
 
 
 class Plan(NamedTuple):
@@ -44,10 +44,10 @@ class Plan(NamedTuple):
 
 
 def folder_of(stage: str, catalogue: Catalogue, task: str, method: str, seed: int) -> str:
-    """Folder of a run of :data:`KINDS`, relative to the results.
+    """Folder of a run of a stage of :data:`KINDS`, relative to the results.
 
-    A variant has the folder of its method if its settings are the method's own on this task. Of a pretraining the
-    settings of its phase decide, and the method's may be shared with other methods.
+    A variant has the folder of its method if its settings are the method's own on this task. For a pretraining, only
+    the settings of the offline phase are compared, and the folder of the method's pretraining may be shared.
     """
     base = base_method(method)
     own, shared = (agent_for(name, task, catalogue) for name in (method, base))
@@ -110,7 +110,7 @@ def _cells(entry: ExperimentEntry, config: Config) -> tuple[list[str], list[int]
 
 
 def _refuse_two_names(runs: list[Run]) -> None:
-    """Two variants may say one thing in two ways, `dfp_K=1_lambda=0.1` and `dfp_lambda=0.1_K=1`."""
+    """Raises :class:`ConfigError` if two variants name one run: `dfp_K=1_lambda=0.1` and `dfp_lambda=0.1_K=1`."""
     known: dict[str, Run] = {}
     for run in runs:
         if run.method != base_method(run.method):

@@ -1,8 +1,8 @@
 """A run folder is refused if it holds another run than the run table lists there. The digest of the spec decides.
 
-Folders are copied, moved and merged, and a mean over seeds must not join what was trained with different settings.
-``runs.csv`` has the digest that belongs in every folder, so that the comparison needs no JAX. Only an error, and a run
-table of an earlier version, which has no digests, read the configuration that ``dfp report runs`` keeps beside it.
+People copy, move and merge folders, and a mean over seeds must not join runs with different settings. ``runs.csv`` has
+the digest that belongs in every folder, so that the comparison needs no JAX. The configuration that ``dfp report runs``
+keeps beside it is read only for an error, or if the run table is of an earlier version, which has no digests.
 """
 
 from __future__ import annotations
@@ -65,7 +65,10 @@ def expected_digests(results_dir: Path, runs: pd.DataFrame) -> dict[str, str]:
 
 
 def _wanted(results_dir: Path, folder: str, rows: pd.DataFrame) -> dict[str, Any]:
-    """The spec by the configuration beside the run table; without one, what the table itself says."""
+    """Settings of the run that belongs in ``folder``, by dotted key.
+
+    They are from the configuration beside the run table or, without it, those that the table has.
+    """
     specs = _planned(results_dir)
     if folder in specs:
         return dict(leaves(specs[folder].model_dump(mode="json")))

@@ -1,6 +1,7 @@
 """``config/README.md`` and ``config/schema/``: every key of every configuration file, written from the typed code.
 
-``python -m dfp.plan.reference`` rewrites both; ``tests/workflow/test_docs.py`` fails if they differ from the code.
+``python -m dfp.plan.reference`` rewrites both. ``tests/workflow/test_docs.py`` and ``tests/plan/test_schema.py`` fail
+if they differ from the code.
 """
 
 from __future__ import annotations
@@ -158,9 +159,9 @@ def json_schemas() -> dict[str, str]:
 
 
 def _methods_schema() -> Schema:
-    """``methods.yaml``: the settings below ``agent``, and those of overrides, are the ones of the agent that is named.
+    """The schema of ``methods.yaml``. The agent's ``name`` decides which settings ``agent`` and the overrides may have.
 
-    None of them is required, since a setting may be given for some tasks alone.
+    No setting is required, because a setting may be given only for some tasks.
     """
     schema = TypeAdapter(dict[str, MethodEntry]).json_schema()
     parts, cases = schema["$defs"], []

@@ -1,4 +1,4 @@
-"""The configuration of a results folder: two with one ``results_dir`` would overwrite each other's results."""
+"""The configuration of a results folder. Two configurations with one ``results_dir`` would overwrite each other."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def claim(results_dir: Path, files: Sequence[Path]) -> None:
     """Check that the results are of these configuration files, or of none yet.
 
     Raises:
-      ConfigError: they are of others. The line names both.
+      ConfigError: they are of other files. The error names both.
     """
     path = results_dir / OWNER
     named = _named(results_dir, files)
     if named and path.exists() and (owner := read_text(path).strip()) != named:
         raise ConfigError(
             f"{results_dir} holds the results of {owner}, not of {named} (as seen from there): set another "
-            f"'results_dir', or delete {path} if the one has replaced the other"
+            f"'results_dir', or delete {path} if {named} has replaced {owner}"
         )
 
 
@@ -36,7 +36,7 @@ def record(results_dir: Path, files: Sequence[Path]) -> None:
 
 
 def _named(results_dir: Path, files: Sequence[Path]) -> str:
-    """The files as seen from the results, so that both may be moved together; empty for copies inside the results."""
+    """Paths of the files relative to the results, so that both may be moved together; "" if all are in the results."""
     folder = results_dir.resolve()
     if all(path.resolve().parent == folder for path in files):
         return ""

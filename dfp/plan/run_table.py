@@ -43,7 +43,7 @@ DIGESTS = ("digest", "pretrained_digest")  # empty if an earlier version wrote t
 
 
 def run_table(plan: Plan, catalogue: Catalogue) -> str:
-    """``runs.csv``: one row per experiment, cell and seed; all that tables and figures need to know of the runs."""
+    """The text of ``runs.csv``: one row per experiment, cell and seed, in the order of ``plan.runs``."""
     return csv_rows(list(RUN_TYPES), (_row(run, plan, catalogue) for run in plan.runs))
 
 
@@ -129,7 +129,7 @@ def read_strings(path: Path) -> pd.DataFrame:
 
 
 def typed(frame: pd.DataFrame, types: dict[str, str], path: Path) -> pd.DataFrame:
-    """``frame`` with these types by column; :class:`ConfigError`, which names ``path``, if a value has another."""
+    """``frame`` with these types by column; :class:`ConfigError`, which names ``path``, if a value does not fit."""
     try:
         return frame.astype(types)
     except (ValueError, TypeError) as error:
@@ -137,9 +137,13 @@ def typed(frame: pd.DataFrame, types: dict[str, str], path: Path) -> pd.DataFram
 
 
 def require(frame: pd.DataFrame, checks: Iterable[tuple[str, pd.Series, str]], path: Path) -> pd.DataFrame:
-    """``frame``, if of every check (column, which rows are valid, what is allowed) all rows are.
+    """``frame``, if every row passes every check.
 
-    Raises :class:`ConfigError`, which names ``path`` and the first row that is not.
+    Args:
+      checks: column, whether each row is valid, and what is allowed, as the error says it.
+
+    Raises:
+      ConfigError: a row does not pass. The error names ``path`` and the first such row.
     """
     for name, valid, allowed in checks:
         if not valid.all():

@@ -3,30 +3,31 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import json
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from dfp.plan.catalogue import CATALOGUE, Catalogue, MethodEntry, agent_for, load_config
+from dfp.plan.catalogue import CATALOGUE, Catalogue, MethodEntry, agent_for, load_config, matches
 from dfp.runs.same_spec import leaves
 from dfp.spec import AgentConfig, ConfigError, RunSpec
 
 
 class Setting(NamedTuple):
-    """One number of a spec."""
+    """One setting of a spec."""
 
     key: str  #: dotted, as in the spec
     value: Any
-    paper: Any  #: what config/config.yaml has, if that is something else; none: the same, or not set there
-    source: str  #: what it is, and the table, release or choice that it comes from
+    paper: Any  #: the value in config/config.yaml, if it differs; None if it is the same or not set there
+    source: str  #: what the setting is, and the table, release or choice that it comes from
 
 
 def settings(spec: RunSpec, catalogue: Catalogue) -> Iterator[Setting]:
-    """Every number of the spec, in its order."""
+    """Every setting of the spec, in its order."""
     paper = load_config(CATALOGUE / "config.yaml").model_dump(mode="json") | {"agent": _nearest(spec, catalogue)}
+    if spec.online is None:  # in the paper, too, an offline phase has no online part
+        paper["online"] = None
     overrides = dict(_overrides(spec, catalogue))
     for key, value, source in _leaves(spec):
         expected: Any = paper
@@ -38,7 +39,7 @@ def settings(spec: RunSpec, catalogue: Catalogue) -> Iterator[Setting]:
 
 
 def _nearest(spec: RunSpec, catalogue: Catalogue) -> dict[str, Any]:
-    """Of the methods with this agent, the settings on this task that differ least from the run's; empty if none is."""
+    """Settings on this task of the method with the same agent that differs least from the run; empty without one."""
     own = spec.agent.model_dump(mode="json")
     tuned = [agent for _, agent in _tuned(spec, catalogue) if agent.name == spec.agent.name]
     dumps = [one.model_dump(mode="json") for agent in tuned for one in (agent, agent.offline_phase())]
@@ -46,7 +47,7 @@ def _nearest(spec: RunSpec, catalogue: Catalogue) -> dict[str, Any]:
 
 
 def _tuned(spec: RunSpec, catalogue: Catalogue) -> Iterator[tuple[MethodEntry, AgentConfig]]:
-    """Every method that has settings for the run's task, with them."""
+    """Every method whose settings are valid on the run's task, with these settings."""
     for key, entry in catalogue.methods.items():
         with contextlib.suppress(ConfigError):
             yield entry, agent_for(key, spec.task.key, catalogue)
@@ -64,12 +65,12 @@ def _leaves(model: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any, str]
 
 
 def _overrides(spec: RunSpec, catalogue: Catalogue) -> Iterator[tuple[str, str]]:
-    """Agent settings that differ on this task, and why: of the methods whose settings are these."""
+    """Dotted agent settings that an override sets on this task, and its source, for methods that equal the run's."""
     for entry, agent in _tuned(spec, catalogue):
         if spec.agent not in (agent, agent.offline_phase()):
             continue
         for override in entry.overrides:
-            if any(fnmatch.fnmatchcase(spec.task.key, pattern) for pattern in override.tasks):
+            if matches(spec.task.key, override.tasks):
                 yield from ((name, override.source) for name, _ in leaves(override.agent, "agent."))
 
 

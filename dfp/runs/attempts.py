@@ -1,7 +1,7 @@
 """``attempts.jsonl``: every attempt at a run, from which step to which, where, and how it ended.
 
-Append-only, a line of JSON per event; all times are UTC. An attempt writes a ``start`` and an ``end``. One that was
-killed writes no end: the next attempt does, with the last sign of life. Nothing here changes a result.
+Append-only, a line of JSON per event; all times are UTC. An attempt writes a ``start`` and an ``end``. A killed attempt
+writes no end. The next attempt writes it, with the time of the last sign of life. Nothing here changes a result.
 """
 
 from __future__ import annotations
@@ -26,24 +26,24 @@ from dfp.spec import NonNegativeInt, PositiveInt
 
 
 class Attempt(NamedTuple):
-    """One attempt. Times are seconds since 1970; what is not known (yet) is none."""
+    """One attempt. Times are seconds since 1970. A value that is not known, or not known yet, is None."""
 
     number: int  #: from 1
     host: str
     pid: int
     job: str | None  #: SLURM's job id
     started: float
-    from_step: int  #: of the checkpoint it continued from, 0 without one
+    from_step: int  #: step of the checkpoint that the attempt continued from; 0 without a checkpoint
     ended: float | None = None
     code: int | None = None  #: exit code
     reason: str | None = None  #: ``finished``, ``unfinished``, ``killed`` or ``failed: <one line>``
-    step: int | None = None  #: the last one that is known of
-    peak_mb: int | None = None  #: main memory at its peak, simulators included
-    seconds: float | None = None  #: that it took, by a clock that nobody sets; not known of one that was killed
+    step: int | None = None  #: the last known step
+    peak_mb: int | None = None  #: main memory at its peak, simulators included, MB (10^6 bytes)
+    seconds: float | None = None  #: duration by a monotonic clock; None for a killed attempt
 
     @property
     def failed(self) -> bool:
-        """Whether it ended for a reason that an attempt of the same kind may meet again."""
+        """Whether the attempt ended with an error, which the next attempt may meet again."""
         return self.reason is not None and self.reason.startswith("failed")
 
 
@@ -97,14 +97,17 @@ _EVENT: TypeAdapter[_Start | _End] = TypeAdapter(Annotated[_Start | _End, Field(
 
 
 class AttemptLog:
-    """Writes the record of the attempt that holds the folder's lease. Made before anything is written there."""
+    """Writes the record of the attempt that holds the folder's lease.
+
+    Make it before this attempt writes to the folder, because it first looks for the last write of the attempt before.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._last_sign = last_sign_of_life(folder)
         self._earlier: list[Attempt] = []
         self._started: float | None = None  # seconds since 1970
-        self._clock = 0.0  # then, of the clock that nobody sets
+        self._clock = 0.0  # time.monotonic() at the start, because the system's clock may be set
 
     @property
     def number(self) -> int:
@@ -112,7 +115,7 @@ class AttemptLog:
         return len(self._earlier) + 1
 
     def start(self, step: int) -> None:
-        """Begin an attempt that continues from ``step``; close the one before it if it could not."""
+        """Begin an attempt that continues from ``step``. If the attempt before was killed, write its end first."""
         earlier = read_attempts(self._folder)
         if earlier and earlier[-1].reason is None:
             earlier[-1] = killed = close_killed(earlier[-1], read_progress(self._folder), self._last_sign, step)
@@ -122,7 +125,7 @@ class AttemptLog:
         self._append(self.number, "start", self._started, **this_process(), step=step)
 
     def end(self, error: BaseException | None, step: int) -> None:
-        """End it at ``step``, with the error that ended it or as finished."""
+        """End the attempt at ``step``: with ``error``, or as finished if there is none."""
         if self._started is not None:
             code, reason = outcome(error)
             how = {"code": code, "reason": reason, "step": step, "peak_mb": peak_mb(), "seconds": self._seconds()}
@@ -163,10 +166,11 @@ def outcome(error: BaseException | None) -> tuple[int, str]:
 
 
 def peak_mb() -> int | None:
-    """Main memory of this process and of its living children, each at its own peak, MB (10^6 bytes); none but on Linux.
+    """Main memory of this process and its living children, MB (10^6 bytes); None on systems other than Linux.
 
-    What they share counts for each, and their peaks need not meet, so together they never took more. Not
-    getrusage, whose peak begins with that of the process that started this one.
+    This is the sum of the peaks of the processes. It is an upper bound of their common peak: shared memory is counted
+    once per process, and the peaks may be at different times. getrusage is not used, because its peak includes that of
+    the process that started this one.
     """
     pids = [os.getpid(), *(child.pid for child in multiprocessing.active_children())]
     kib = sum(int(peak) for pid in pids for peak in re.findall(r"^VmHWM:\s+(\d+) kB$", _status(pid), re.MULTILINE))
@@ -181,11 +185,11 @@ def _status(pid: int | None) -> str:
 
 
 def close_killed(attempt: Attempt, progress: Progress | None, last_sign: float, saved: int) -> Attempt:
-    """The end of a killed attempt, as far as the files of the run show it.
+    """``attempt`` with the end that the files of the run show.
 
     Args:
-      progress: of the run; that of an earlier attempt tells nothing of this one.
-      last_sign: its last sign of life, seconds since 1970.
+      progress: content of ``progress.json``; ignored if an earlier attempt wrote it.
+      last_sign: the attempt's last sign of life, seconds since 1970.
       saved: step of the newest checkpoint.
     """
     reported = progress.step if progress is not None and progress.attempts == attempt.number else 0
@@ -194,11 +198,11 @@ def close_killed(attempt: Attempt, progress: Progress | None, last_sign: float, 
 
 
 def last_sign_of_life(folder: Path) -> float:
-    """When a file of a run was last written, seconds since 1970: heartbeat, progress, log or checkpoint; 0 if none."""
+    """When a file in ``folder`` was last written, seconds since 1970; 0 if there is no file."""
     times = [0.0]
     with contextlib.suppress(OSError):
         for path in folder.iterdir():
-            with contextlib.suppress(OSError):  # another process works here, and the lease will say so
+            with contextlib.suppress(OSError):  # another process that works here may have deleted the file
                 times.append(path.stat().st_mtime)
     return max(times)
 

@@ -1,7 +1,7 @@
 """Save and restore: one ``.npz`` per checkpoint, written by rename, stamped with the spec it belongs to.
 
-Two checkpoints rotate, so that one whole one is left whatever happens while the other is written. Nothing is
-pickled. A truncated, damaged or foreign file is refused by name and the other one is used.
+Two checkpoints rotate, so that a whole one is left whatever happens while the other is written. Nothing is pickled.
+A truncated or damaged file, or one of another spec, is refused by name. The other file is then used.
 """
 
 import io
@@ -20,11 +20,11 @@ from dfp.runs.same_spec import digest_of
 
 
 class CheckpointError(DfpError):
-    """A checkpoint that cannot be used, named, with the reason, in one line."""
+    """A checkpoint cannot be used: one line with its path and the reason."""
 
 
 def save(path: Path, state: Any, digest: str, progress: dict[str, Any]) -> None:
-    """Write a tree of arrays with the spec's digest and any JSON-able progress."""
+    """Write a tree of arrays, the spec's digest, and progress that JSON can hold."""
     import jax  # here: a command that only looks at runs must not wait for it
 
     leaves, _ = jax.tree_util.tree_flatten_with_path(jax.device_get(state))
@@ -72,7 +72,10 @@ def read_stamp(path: Path) -> dict[str, Any]:
 
 
 def load_final(folder: Path, template: Any, digest: str) -> tuple[Any, dict[str, Any]]:
-    """The state that a run ended with, as :func:`load` gives it; the error says how to get the file back."""
+    """The state and progress that a run ended with, as :func:`load` returns them.
+
+    Raises :class:`CheckpointError` as :func:`load`, with the command that makes the file again.
+    """
     try:
         return load(folder / FINAL_STATE, template, digest)
     except CheckpointError as error:
@@ -86,12 +89,12 @@ def load_final(folder: Path, template: Any, digest: str) -> tuple[Any, dict[str,
 def _read(path: Path, names: list[str]) -> list[np.ndarray]:
     """Arrays of an ``.npz``, each checked against its checksum."""
     try:
-        # Opened here: NumPy leaves a file open that is no archive.
+        # Opened here, because NumPy does not close a file that is not an archive.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             return [archive[name] for name in names]
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except Exception as error:  # of a damaged file zipfile and NumPy raise nearly anything
+    except Exception as error:  # zipfile and NumPy raise nearly anything if a file is damaged
         if isinstance(error, OSError) and error.filename:  # it could not be opened
             raise
         raise CheckpointError(f"{path}: damaged: {' '.join(str(error).split())}") from None
@@ -115,9 +118,9 @@ class Rotation:
     def load(
         self, template: Any, problem: Callable[[dict[str, Any]], str | None] = lambda progress: None
     ) -> tuple[tuple[Any, dict[str, Any]] | None, list[str]]:
-        """The checkpoint with the most steps, or none; and a line about each file that was refused.
+        """State and progress of the checkpoint with the most steps, or None; and a line about each refused file.
 
-        ``problem``: given a checkpoint's progress, why it cannot be continued from, if it cannot.
+        ``problem``: returns why a run cannot continue from a checkpoint with this progress, or None if it can.
         """
         found, refused = [], []
         for index, path in enumerate(self._paths):

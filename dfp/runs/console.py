@@ -21,12 +21,12 @@ BAR_S = 0.5
 
 log = logging.getLogger("dfp")
 
-_speaking: ContextVar[Path | None] = ContextVar("speaking", default=None)  # folder of the run whose lines these are
+_speaking: ContextVar[Path | None] = ContextVar("speaking", default=None)  # folder of the run that logs now
 
 
 @contextlib.contextmanager
 def lines_of(folder: Path) -> Iterator[None]:
-    """Send the lines that are logged here to the console of this run only, one of several in the process."""
+    """Send the lines that are logged in this block to the console of one run only, of several in the process."""
     token = _speaking.set(folder)
     try:
         yield
@@ -36,7 +36,7 @@ def lines_of(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def lines_on_stderr() -> Iterator[None]:
-    """Show the logger's lines on standard error while a command that is not a run works."""
+    """Show the logger's lines on standard error, for a command that is not a run."""
     handler, level = logging.StreamHandler(), log.level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
@@ -140,14 +140,17 @@ class _LogFile(logging.FileHandler):
 
 
 def table_console(highlight: bool = True) -> RichConsole:
-    """A console for tables. Below 80 columns cells would vanish, so a narrower terminal breaks the lines itself."""
+    """A console for tables, at least 80 columns wide, because rich drops cells in a narrower one.
+
+    A terminal with fewer columns wraps the lines.
+    """
     console = RichConsole(highlight=highlight)
     console.width = max(console.width, 80 if console.is_terminal else 120)
     return console
 
 
 def print_cases(lines: list[dict[str, Any]]) -> None:
-    """Rows with equal keys as a table, on a terminal only: elsewhere they were printed already, for programs."""
+    """Print rows with equal keys as a table, on a terminal only. Elsewhere they were printed before, for programs."""
     if not lines or not sys.stdout.isatty():
         return
     table = Table(*lines[0])

@@ -1,9 +1,9 @@
 """Whether a run is finished; and a second name for its results, which Snakemake does not know.
 
-Snakemake deletes a job's declared outputs before it runs the job again, for whatever reason. A run that is finished
-must not be trained twice for that: ``finished/`` in its folder keeps its results (hard links: no space), and
-:func:`recall` puts them back in a moment. Only for exactly the same spec, started from exactly the same pretraining;
-to train a finished run again, delete its folder.
+Snakemake deletes a job's declared outputs before it runs the job again, for whatever reason. A finished run must not be
+trained again because of this. The folder ``finished/`` in its folder keeps the results as hard links, which take no
+space, and :func:`recall` puts them back. It does so only for the same spec, started from the same pretraining. To train
+a finished run again, delete its folder.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ def problem(folder: Path, digest: str, start: str | None = None) -> str | None:
 
 
 def resized(folder: Path) -> Path | None:
-    """A result of a finished run that has another size than its manifest records: damaged, without a look inside."""
+    """A result of a finished run whose size is not the one in its manifest; None if there is none."""
     results = read_object(folder / MANIFEST).get("results")
     for name, recorded in results.items() if isinstance(results, dict) else ():
         path = folder / name
@@ -65,7 +65,10 @@ def resized(folder: Path) -> Path | None:
 
 
 def refuse_resized(results_dir: Path, folders: Iterable[str]) -> None:
-    """Raises :class:`ConfigError` that names the first such result, since Snakemake looks at names and ages alone."""
+    """Raises :class:`ConfigError` that names the first :func:`resized` result in one of ``folders``.
+
+    Snakemake looks only at the names and ages of files, so it would not notice the damage.
+    """
     for folder in folders:
         if (path := resized(results_dir / folder)) is not None:
             raise ConfigError(
@@ -75,13 +78,13 @@ def refuse_resized(results_dir: Path, folders: Iterable[str]) -> None:
 
 
 def _is_intact(path: Path, digest: str) -> bool:
-    """Of a run of an earlier version, whose manifest records no checksums."""
+    """Whether a result is whole, as far as it shows without the checksum that earlier versions did not record."""
     if path.name == METRICS:
         return path.read_text(encoding="utf-8", errors="replace").endswith("\n")
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None and read_stamp(path)["digest"] == digest
-    except Exception:  # of a damaged file zipfile raises nearly anything
+    except Exception:  # zipfile raises nearly anything if a file is damaged
         return False
 
 
@@ -89,7 +92,7 @@ def keep(folder: Path, start: str | None) -> None:
     """Record the results that are in ``folder``. ``start``: :func:`identity` of what the run started from."""
     record = folder / RECORD
     record.mkdir(exist_ok=True)
-    # The manifest makes the record valid: it goes first and comes last.
+    # The manifest makes the record valid, so it is removed first and written last.
     (record / MANIFEST).unlink(missing_ok=True)
     for name in RESULTS:
         _link(folder / name, record / name)
@@ -98,7 +101,10 @@ def keep(folder: Path, start: str | None) -> None:
 
 
 def recall(folder: Path, spec: RunSpec, start: str | None) -> bool:
-    """Put the results of a finished run back under their names; false if there is no record of this very run."""
+    """Put the results of a finished run back under their names.
+
+    Returns False if the folder has no record of a run of this spec that started from ``start``.
+    """
     record = folder / RECORD
     if problem(record, spec.digest()) is not None or read_object(record / ORIGIN).get("start", "") != start:
         return False
@@ -108,7 +114,7 @@ def recall(folder: Path, spec: RunSpec, start: str | None) -> bool:
 
 
 def identity(pretrained: Path | None) -> str | None:
-    """SHA-256 of the final state that a fine-tuning starts from; none without one."""
+    """SHA-256 of the final state that a fine-tuning starts from; None if there is no pretraining or no such file."""
     if pretrained is None:
         return None
     try:

@@ -1,6 +1,6 @@
 """The folder of one run: how far it is, and the files it ends with.
 
-``metrics.csv`` and ``manifest.json`` appear when the run is finished, by rename; until then ``progress.json`` holds the
+``metrics.csv`` and ``manifest.json`` appear when the run is finished, by rename. Until then ``progress.json`` has the
 evaluations so far. :mod:`dfp.runs.layout` names all files.
 """
 
@@ -45,23 +45,23 @@ class RunFolder:
         self.path = path
         self.spec = spec
         self.rows: list[dict[str, Any]] = []
-        self.companions: set[int] = set()  # seeds whose updates were made in one program with this run's
+        self.companions: set[int] = set()  # other seeds that were updated in one program with this run
         self.data_sha256: str | None = None  # of the data it is trained on
-        self.code: dict[str, Any] = {}  # what runs: commit, versions, device
-        self.earlier: list[dict[str, Any]] = []  # what ran in earlier attempts, as far as it was something else
+        self.code: dict[str, Any] = {}  # of this attempt: commit, versions, device
+        self.earlier: list[dict[str, Any]] = []  # the same of earlier attempts, if it differs from this attempt's
         self.attempts = AttemptLog(path)
         self._earlier_s = 0.0
         self._started = time.monotonic()
 
     @property
     def wall_s(self) -> float:
-        """Seconds spent on the run, restarts included, lost work not."""
+        """Seconds spent on the run in all attempts, without work that was lost."""
         return self._earlier_s + time.monotonic() - self._started
 
     def start(self, command: list[str], device: str) -> None:
-        """``run.json``: what is being run here and by which command. The clock of this attempt begins.
+        """Write ``run.json``, the spec and the command, and start the clock of this attempt.
 
-        Commit and versions are taken now: a checkout may change while a run of days goes on.
+        Commit and versions are read now, because a checkout may change during a run of several days.
         """
         self._started = time.monotonic()
         self.code = {"versions": versions(), "git_commit": git_commit(), "device": device}
@@ -95,7 +95,7 @@ class RunFolder:
         self.rows.append(dict(zip(names, values, strict=True)))
 
     def write_progress(self, step: int, total: int, rate: float) -> None:
-        """``progress.json``: how far the run is, for people and for partial tables."""
+        """Write ``progress.json``, for people and for partial tables. ``rate``: steps per second."""
         content = {
             "step": step,
             "total": total,
@@ -110,7 +110,7 @@ class RunFolder:
         write_atomically(self.path / PROGRESS, json.dumps(content, indent=1))
 
     def finish(self) -> None:
-        """Write the manifest, then the metrics that declare the run finished. The final state is there already."""
+        """Write the manifest, then the metrics, which declare the run finished. Write the final state before."""
         metrics = csv_rows(list(METRIC_TYPES), self.rows)
         manifest = {
             "digest": self.spec.digest(),
@@ -134,9 +134,9 @@ class RunFolder:
 
 
 def read_evaluations(folder: Path) -> list[dict[str, float]]:
-    """The evaluations of a run so far, the numbers of each by column: of ``metrics.csv`` or else ``progress.json``.
+    """The evaluations of a run so far, each as numbers by column, from ``metrics.csv`` or else ``progress.json``.
 
-    For showing a run: a row that is damaged is left out.
+    Use it only to show a run, because a damaged row is left out.
     """
     if (folder / METRICS).is_file():
         with (folder / METRICS).open(newline="", encoding="utf-8-sig", errors="replace") as file:
@@ -154,7 +154,7 @@ def read_evaluations(folder: Path) -> list[dict[str, float]]:
 def read_run(folder: Path) -> tuple[RunSpec, str]:
     """The spec of a run that was started in ``folder``, and the command that started its last attempt.
 
-    Raises :class:`ConfigError` if no run was started.
+    Raises :class:`ConfigError` if no run was started there, or ``run.json`` is damaged or of another run.
     """
     content = read_object(folder / RUN)
     if not isinstance(content.get("spec"), dict) or not isinstance(content.get("command"), list):
@@ -170,7 +170,7 @@ def read_run(folder: Path) -> tuple[RunSpec, str]:
 
 
 def read_spec(folder: Path) -> RunSpec:
-    """The spec of the run in ``folder``: of a finished one what its manifest says, else that of :func:`read_run`."""
+    """The spec of the run in ``folder``: from the manifest of a finished run, else as :func:`read_run` returns it."""
     spec = _finished_spec(folder)
     return read_run(folder)[0] if spec is None else validate(RunSpec, spec, str(folder / MANIFEST))
 
@@ -181,7 +181,7 @@ def _finished_spec(folder: Path) -> dict[str, Any] | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what can change a result."""
+    """Versions of Python and of the packages that can change a result; ``not installed`` if one is missing."""
     found = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
@@ -192,10 +192,9 @@ def versions() -> dict[str, str]:
 
 
 def git_commit() -> str | None:
-    """The commit of the checkout this package runs from, with ``-dirty`` if it was changed; none outside git.
+    """The commit of the checkout this package runs from, with ``-dirty`` if it was changed; None outside git.
 
-    An installed package may lie in a virtual environment inside somebody's repository: only one that tracks this file
-    is meant.
+    The repository must track this file: an installed package may be in a virtual environment inside another repository.
     """
     try:
         _git("ls-files", "--error-unmatch", Path(__file__).name)

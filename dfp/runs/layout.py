@@ -1,4 +1,4 @@
-"""The files of a run's folder: their names, the columns of the metrics, and how a file that may be damaged is read."""
+"""The files of a run's folder: their names, the columns of the metrics, and a reader of JSON that may be damaged."""
 
 from __future__ import annotations
 

@@ -1,15 +1,15 @@
 """Who may write a run folder: one process at a time, and how one SLURM job hands a run over to the next.
 
-A second copy of a job is no accident on a cluster: a killed Snakemake leaves its jobs running, and the next one submits
-them again; SLURM requeues what it believes dead. So a *job* that finds a run in use asks for it, by a file. The owner
-saves, ends with exit code 75 and nothing is computed twice. An owner without a heartbeat is dead and is not asked.
-A process outside SLURM is a person who typed a command twice, and is refused.
+A second copy of a job is common on a cluster. A killed Snakemake leaves its jobs running, and the next one submits them
+again. SLURM requeues a job whose node it believes dead. A *job* that finds a run in use therefore asks for it, by a
+file. The owner saves and ends with exit code 75, so nothing is computed twice. An owner without a heartbeat is dead
+and is not asked. A process outside SLURM was started by a person who typed a command twice, and is refused.
 
-Clocks of two machines may differ by minutes. So a heartbeat is a *change* of the file, and the time between two changes
-is measured on the clock of the process that watches: nobody compares the time of a file with a clock.
+The clocks of two machines may differ by minutes. A heartbeat is therefore a *change* of the file, and the process that
+watches measures the time between two changes on its own clock. The time of a file is never compared with a clock.
 
-Not filelock or flock: they tell that a lock is held but not by whom, cannot ask the holder to leave, and hang or do
-nothing on cluster file systems that are mounted without locks.
+filelock and flock are not used. They show that a lock is held but not by whom, they cannot ask the holder to leave, and
+they hang or do nothing on cluster file systems that are mounted without locks.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from dfp.files import json_object, naming, write_atomically
 from dfp.runs.console import log
 from dfp.runs.layout import CLAIM, LEASE, RunFolderError, read_object
 
-WATCH_S = 5.0  # between looks
-HEARTBEAT_S = 20.0
-STALE_S = 120.0  # a lease that has not changed for so long has no owner any more
-HANDOVER_S = 1800.0  # the owner may be in the middle of an evaluation
+WATCH_S = 5.0  # seconds between looks
+HEARTBEAT_S = 20.0  # seconds between renewals of a lease
+STALE_S = 120.0  # seconds without a change after which a lease has no owner any more
+HANDOVER_S = 1800.0  # seconds that a job waits for an owner that lives: it may be in the middle of an evaluation
 
 
 class Watch:
@@ -39,14 +39,14 @@ class Watch:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._seen = _state(path)
+        self.seen = _state(path)  # at the last look
         self._since = time.monotonic()  # of the last change, or of the first look
-        self.changed = False  # whether it ever did
+        self.changed = False  # whether the file was ever seen to change
 
     def quiet_s(self) -> float:
         """Seconds since the file was last seen to change."""
-        if (state := _state(self._path)) != self._seen:
-            self._seen, self._since, self.changed = state, time.monotonic(), True
+        if (state := _state(self._path)) != self.seen:
+            self.seen, self._since, self.changed = state, time.monotonic(), True
         return time.monotonic() - self._since
 
 
@@ -67,7 +67,7 @@ class Lease:
         while not self._taken():
             quiet, owner = watch.quiet_s(), read_object(self._path)
             if quiet >= STALE_S or _is_dead(owner):
-                self._remove()
+                self._remove(watch.seen)
                 continue
             seen = f"in use by {_named(owner)}"
             if watch.changed and (not waits or time.monotonic() - begun >= HANDOVER_S):
@@ -93,7 +93,7 @@ class Lease:
 
         Raises:
           RunFolderError: another process owns the run.
-          OSError: the file system does not say.
+          OSError: the lease cannot be read, so that the owner is not known.
         """
         if not self._is_mine():
             raise RunFolderError(f"{self._path}: was taken over by {_named(read_object(self._path))}")
@@ -101,7 +101,7 @@ class Lease:
     def _is_mine(self) -> bool:
         try:
             return json_object(self._path).get("since") == self._owner["since"]
-        except ConfigError:  # gone or damaged; a file system that does not answer says nothing of the owner
+        except ConfigError:  # missing or damaged; an OSError says nothing of the owner and is raised
             return False
 
     def _taken(self) -> bool:
@@ -117,17 +117,27 @@ class Lease:
             raise
         return True
 
-    def _remove(self) -> None:
-        """Remove a stale lease by rename, so that only one of two processes succeeds."""
+    def _remove(self, stale: tuple[int, int] | None) -> None:
+        """Remove the lease that was seen to be ``stale``, by rename, so that only one of two processes succeeds.
+
+        Another process may have removed the stale lease since, and have made a lease: that one is put back.
+        """
         grave = self._path.with_name(f".lease.{os.getpid()}")
         try:
             self._path.rename(grave)
         except FileNotFoundError:
             return
-        grave.unlink()
+        if _state(grave) == stale:
+            grave.unlink()
+        else:
+            grave.rename(self._path)
 
     def _ask(self, seen: str) -> None:
-        """Repeat that this job wants the run. If several ask, the latest gets it."""
+        """Renew the claim of this job. If several jobs ask, the one that began last gets the run.
+
+        Raises:
+          RunFolderError: a job that began later has asked for the run.
+        """
         claim = read_object(self._claim)
         since = claim.get("since")
         if isinstance(since, int) and since > self._owner["since"]:
@@ -146,7 +156,7 @@ class Lease:
 
 
 def this_process() -> dict[str, str | int | None]:
-    """Who writes: ``host``, ``pid`` and SLURM ``job`` (none outside SLURM)."""
+    """``host``, ``pid`` and SLURM ``job`` (None outside SLURM) of this process."""
     return {"host": socket.gethostname(), "pid": os.getpid(), "job": os.environ.get("SLURM_JOB_ID")}
 
 

@@ -1,6 +1,6 @@
-"""Environment variables that change numbers under the same spec: those that must hold, and those that are recorded.
+"""Environment variables that change the numbers of a run of the same spec: some are refused, others are recorded.
 
-Looked at before JAX is imported, which reads them then.
+JAX reads most of them when it is imported, so ``dfp`` checks them before.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dfp.errors import ConfigError
 _FALSE = ("0", "false", "f", "n", "no", "off")
 _TRUE = ("1", "true", "t", "y", "yes", "on")
 
-# What each may say, in lower case; the first is what holds if it is not set. Empty is not set.
+# The allowed values of each, in lower case. The first is the default. An empty variable counts as not set.
 REQUIRED: dict[str, tuple[str, ...]] = {
     "JAX_ENABLE_X64": _FALSE,
     "JAX_DEFAULT_MATMUL_PRECISION": ("default",),
@@ -39,7 +39,7 @@ def require(environment: Mapping[str, str]) -> None:
                 f"{name}={value}: changes the numbers of a run; allowed: {allowed[0]}; type: unset {name}"
             )
     for flag in environment.get("XLA_FLAGS", "").split():
-        if not flag.startswith("-"):  # XLA takes the first one for the name of a file, and leaves out the others
+        if not flag.startswith("-"):  # XLA reads the first such word as the name of a file, and ignores the others
             raise ConfigError(f"XLA_FLAGS: {flag}: no flag; allowed: flags, such as --{REFUSED_FLAGS[0]}=false")
         name, _, value = flag.removeprefix("--").partition("=")
         if name in REFUSED_FLAGS and value.lower() not in _FALSE:

@@ -31,7 +31,7 @@ class OnlineRows:
     def add(
         self, observation: np.ndarray, action: np.ndarray, reward: float, mask: float, final: np.ndarray | None
     ) -> None:
-        """One transition; ``final`` is the observation after it if the episode ended there, for any reason."""
+        """Queue one transition; ``final`` [S] is the observation after it if the episode ended there, else None."""
         kind = ONGOING if final is None else LAST
         self._pending.append(np.concatenate([observation, action, [reward, mask, kind]]).astype(np.float32))
         if final is not None:
@@ -40,7 +40,10 @@ class OnlineRows:
             self._pending.append(np.concatenate([final, rest, [FINAL_OBSERVATION]]).astype(np.float32))
 
     def flush(self) -> int:
-        """Write what was added, durably; the number of records in the file. If it fails, the file is unchanged."""
+        """Write what was added to the disk. Returns the number of records in the file.
+
+        Raises ``OSError`` if the write fails. The file is then as before, and what was added still waits.
+        """
         if self._pending:
             try:
                 with self._path.open("ab", buffering=0) as file:
@@ -57,9 +60,9 @@ class OnlineRows:
         return self._records
 
     def problem(self, records: int, checksum: int | None) -> str | None:
-        """Why the first ``records`` of the file are not those with this checksum; None if they are.
+        """Why the file does not begin with the ``records`` that have this checksum; None if it does.
 
-        A checkpoint of an earlier version has no checksum; then only their number is compared.
+        A checkpoint of an earlier version has no checksum. Only the number of records is then compared.
         """
         found = self._path.stat().st_size // (self._width * 4) if self._path.exists() else 0
         if found < records:
@@ -79,9 +82,9 @@ class OnlineRows:
         self.episodes = int(np.sum(self.read()["final"] >= 0))
 
     def read(self) -> dict[str, np.ndarray]:
-        """Columns of the transitions in the file, and ``final_observation`` ``[F, S]``.
+        """Columns of the transitions in the file, and ``final_observation`` [F, S], the states after episodes.
 
-        ``final`` points into the latter if an episode ended, else it is -1.
+        ``final`` is the index of a row of ``final_observation`` if an episode ended with the transition, else -1.
         """
         records = np.frombuffer(self._content(self._records), np.float32).reshape(-1, self._width)
         kind = records[:, -1]

@@ -1,6 +1,6 @@
 """A run folder is used only if it holds a run of the spec that belongs there. The digest in the folder decides.
 
-No data frame is needed to compare two specs, so a run that starts from another one's folder loads none.
+This module does not import pandas, so that a run can check the folder of its pretraining quickly.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _refuse_spec(path: Path, digest: str, wanted: Wanted) -> None:
 
 
 def digest_of(spec: dict[str, Any]) -> str:
-    """The digest of a spec that was read from JSON: that of :meth:`dfp.spec.RunSpec.digest`."""
+    """The digest of a spec that was read from JSON, the same as :meth:`dfp.spec.RunSpec.digest`."""
     return hashlib.sha256(canonical_json(spec).encode()).hexdigest()
 
 

@@ -10,9 +10,9 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 
-ASK_S = 30.0  # a controller that does not answer must not hold up a report
-# What is left of an allocation for the last block of work, the checkpoint and the shutdown: seconds, but of a short
-# allocation at most this part.
+ASK_S = 30.0  # seconds to wait for an answer, so that a controller that is down does not hold up a report
+# What is left of an allocation for the last block of work, the checkpoint and the shutdown: so many seconds, but at
+# most this share of a short allocation.
 SLURM_MARGIN_S = 180.0
 SLURM_MARGIN = 0.2
 
@@ -53,9 +53,10 @@ def parse_table(text: str, columns: Sequence[str]) -> list[dict[str, str]]:
 
 
 def minutes(text: str) -> float:
-    """A time limit as SLURM writes it, ``[days-]hours:minutes:seconds``, in minutes; ``UNLIMITED`` is infinite.
+    """A time limit in minutes, from any of SLURM's forms; ``UNLIMITED`` is infinite.
 
-    Raises ``ValueError`` if it is none.
+    The forms are ``minutes``, ``minutes:seconds``, ``hours:minutes:seconds`` and ``days-hours[:minutes[:seconds]]``.
+    Raises ``ValueError`` for any other text.
     """
     if text.upper() in ("UNLIMITED", "INFINITE", "NONE"):
         return float("inf")
@@ -69,7 +70,7 @@ def minutes(text: str) -> float:
 
 
 def seconds(text: str) -> float:
-    """A duration of ``scontrol show config``, ``300 sec``; ``ValueError`` if it is none."""
+    """Seconds of a duration in ``scontrol show config``, such as ``300 sec``; ``ValueError`` for any other text."""
     match = re.match(r"(\d+)", text)
     if match is None:
         raise ValueError(f"'{text}' is not a number of seconds")
@@ -80,9 +81,9 @@ JOB_COLUMNS = ("JobID", "State", "ExitCode", "Elapsed", "NodeList")
 
 
 def jobs(ids: Sequence[str], query: Ask = ask) -> list[dict[str, str]]:
-    """What SLURM still knows of these jobs: its accounting, or if there is none, the controller's memory.
+    """What SLURM still knows of these jobs, from its accounting or, without accounting, from the controller.
 
-    Rows with :data:`JOB_COLUMNS`; a job that neither knows has none.
+    Returns rows with :data:`JOB_COLUMNS`. A job that SLURM does not know has no row.
     """
     if not ids:
         return []
@@ -101,7 +102,8 @@ def jobs(ids: Sequence[str], query: Ask = ask) -> list[dict[str, str]]:
 def deadline(minutes: float | None) -> float | None:
     """When a run must be saved: at the given limit or shortly before the SLURM allocation ends, whichever is first.
 
-    In seconds of ``time.monotonic``, so that a clock that is set meanwhile changes nothing.
+    The result is a value of ``time.monotonic`` in seconds, so that setting the system's clock does not move it. It is
+    None without a limit.
     """
     limits = [] if minutes is None else [60.0 * minutes]
     if (allocation := slurm_allocation()) is not None:
@@ -111,7 +113,7 @@ def deadline(minutes: float | None) -> float | None:
 
 
 def slurm_allocation() -> tuple[float, float] | None:
-    """Start and end (seconds since 1970) of the SLURM job this is; none outside one, or without a time limit."""
+    """Start and end of this SLURM job, seconds since 1970; None outside SLURM or without a time limit."""
     job = os.environ.get("SLURM_JOB_ID")
     start, end = (os.environ.get(f"SLURM_JOB_{name}_TIME", "") for name in ("START", "END"))
     if job is None or (start.isdigit() and end.isdigit()):

@@ -1,8 +1,8 @@
 """``train.csv``: everything that training measures, a row per value: the terms of the losses and the evaluations.
 
-Append-only. A restart cuts the rows that came after its checkpoint, and they are made again, the same but for their
-time. So the file is a function of the spec: a term is the mean over the updates since the row before, and the steps of
-the rows depend on the length of the stage alone.
+Append-only. A restart cuts the rows that came after its checkpoint. They are made again, and only their time differs.
+Apart from the times, the file is therefore a function of the spec: a term is the mean over the updates since the row
+before, and the steps of the rows depend only on the length of the stage.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dfp.runs.layout import METRIC_TYPES, VALUE_LOG
 HEADER = "step,phase,name,value,time\n"
 PHASES = ("offline", "online")
 EVALUATED = ("success_rate", "return_mean", "length_mean")  # rows of an evaluation; all others are terms of the losses
-NAME = re.compile(r"[\w./-]+")  # of a term; others may name a group first, as in critic/q_mean
+NAME = re.compile(r"[\w./-]+")  # of a term; an agent from elsewhere may name a group first, as in critic/q_mean
 TAIL_BYTES = 4096  # more than the rows of one step
 
 assert set(EVALUATED) < set(METRIC_TYPES)
@@ -44,7 +44,7 @@ def interval(total: int) -> int:
 
 
 def require_names(names: Iterable[str], source: str) -> None:
-    """Raises :class:`ConfigError` if a row of such a term could not be told from a damaged one, or an evaluation."""
+    """Raises :class:`ConfigError` for the first name whose rows would look like damaged rows or like evaluations."""
     for name in names:
         if not NAME.fullmatch(name) or name in EVALUATED:
             raise ConfigError(
@@ -62,7 +62,10 @@ class ValueLog:
         self._pending = ""
 
     def start(self, step: int) -> int:
-        """Cut the rows after ``step`` and damaged lines; return the number of damaged lines."""
+        """Cut the rows after ``step`` and damaged lines; return the number of damaged lines.
+
+        Raises ``OSError`` if the file is there but cannot be read; the file is then unchanged.
+        """
         text, damaged = HEADER, 0
         for line in _lines(self._path):
             value = _parsed(line)
@@ -93,25 +96,32 @@ class ValueLog:
 
 
 def read_values(folder: Path) -> list[Value]:
-    """The rows of a run, in the order they were written; lines that are damaged or torn are skipped."""
+    """The rows of a run, in the order they were written; lines that are damaged or torn are skipped.
+
+    Raises ``OSError`` if the file is there but cannot be read.
+    """
     return [value for line in _lines(folder / VALUE_LOG) if (value := _parsed(line)) is not None]
 
 
 def latest_values(folder: Path) -> dict[str, Value]:
-    """The last row of each name, as far as the end of the file has one; without reading the rest."""
-    return {value.name: value for line in _lines(folder / VALUE_LOG, TAIL_BYTES) if (value := _parsed(line))}
+    """The last row of each name among the last :data:`TAIL_BYTES` of the file; none if it cannot be read."""
+    try:
+        return {value.name: value for line in _lines(folder / VALUE_LOG, TAIL_BYTES) if (value := _parsed(line))}
+    except OSError:
+        return {}
 
 
 def _lines(path: Path, tail: int | None = None) -> Iterator[str]:
-    """Lines without the header and without a torn last one; the first may be torn with ``tail`` bytes from the end."""
+    """The whole lines of the file, or of its last ``tail`` bytes, without the header; none if there is no file."""
     try:
-        with path.open("rb") as file:
-            if tail is not None:
-                file.seek(max(0, file.seek(0, os.SEEK_END) - tail))
-            text = file.read().decode(errors="replace")
-    except OSError:
+        file = path.open("rb")
+    except FileNotFoundError:
         return
-    for line in text.split("\n")[:-1]:
+    with file:
+        first = 0 if tail is None else max(0, file.seek(0, os.SEEK_END) - tail)
+        file.seek(first)
+        lines = file.read().decode(errors="replace").split("\n")[:-1]
+    for line in lines[1:] if first else lines:  # the first line of a tail may be torn
         if line and line != HEADER[:-1]:
             yield line
 

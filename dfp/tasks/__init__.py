@@ -20,8 +20,8 @@ def make_environment(task: TaskSpec) -> Environment:
     """A fresh environment of ``task``.
 
     Raises:
-      ConfigError: no such environment, a width or a cap that differs from the task's, or simulator versions other
-        than those that the results belong to.
+      ConfigError: there is no such environment, a width or the cap differs from the task's, or the simulator has
+        another version than the suite requires.
     """
     return suite_of(task).make_environment(task)
 
@@ -30,11 +30,11 @@ def open_view(task: TaskSpec, camera: str | None = None, size: tuple[int, int] |
     """A fresh environment of ``task`` and a camera. Call :func:`dfp.tasks.rendering.choose_context` before.
 
     Args:
-      camera: by its name in the simulator's model; None: a free one with robot and objects in sight.
+      camera: name in the simulator's model; None: a free camera that sees the robot and the objects.
       size: width and height in pixels; None: the suite's choice. A suite whose environments draw themselves
-        (``draws_itself``) takes neither.
+        (``draws_itself``) takes neither camera nor size.
 
     Raises:
-      ConfigError: as :func:`make_environment`; there is no such camera, or the environment draws no frames.
+      ConfigError: as :func:`make_environment`; or there is no such camera, or the environment draws no frames.
     """
     return suite_of(task).open_view(task, camera, size)

@@ -1,4 +1,4 @@
-"""The checks of a column that all readers share, of every file format, after the conversion to float32.
+"""Checks of a column that the readers of all file formats share. They are made after the conversion to float32.
 
 ``place`` is the file and the column, as an error names them.
 """
@@ -17,7 +17,7 @@ def numbers(place: str, column: np.ndarray, shape: tuple[int | None, ...]) -> np
 
     Args:
       column: numbers of any type: float64, float16, integers and booleans are converted.
-      shape: what it must have; None is any width.
+      shape: the wanted shape; None allows any width.
 
     Raises:
       DataError: another shape, no numbers, or an entry that is not finite in float32.
@@ -29,7 +29,7 @@ def numbers(place: str, column: np.ndarray, shape: tuple[int | None, ...]) -> np
         raise DataError(f"{place} has type {column.dtype}, wanted numbers")
     with np.errstate(over="ignore"):
         converted = column.astype(np.float32, copy=False)
-    # The extremes instead of a mask of all entries: NaN passes through them, and a file may have 100M entries.
+    # Checks the extremes, which are NaN if any entry is, because a mask of 100M entries takes memory.
     if converted.size and not (np.isfinite(converted.min()) and np.isfinite(converted.max())):
         place_of = tuple(np.argwhere(~np.isfinite(converted))[0])
         raise DataError(f"{place} holds {column[place_of]} in row {place_of[0]}; wanted numbers finite in float32")

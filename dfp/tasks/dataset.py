@@ -23,16 +23,16 @@ def manifest_path(task: TaskSpec, data: DataSpec, data_dir: Path) -> Path:
 
 
 def prepare_dataset(task: TaskSpec, data: DataSpec, data_dir: Path, processes: int) -> Path:
-    """Download or generate what is missing of a dataset; the path of its manifest.
+    """Download or generate what is missing of a dataset. Returns the path of its manifest.
 
-    Interrupted work continues where it stopped, and processes that prepare the same dataset wait for each other.
+    Interrupted work continues where it stopped. Processes that prepare the same dataset wait for each other.
 
     Args:
       processes: simulators to run at once when generating (>= 1). The rows do not depend on it.
 
     Raises:
       ConfigError: the task has no such source.
-      DataError: the files cannot be had, or are not what they should be.
+      DataError: a file cannot be fetched or recorded, is damaged, or is not of this dataset.
     """
     path = manifest_path(task, data, data_dir)
     if is_complete(path, task):  # before the lock, so that a shared folder may be read-only
@@ -44,23 +44,23 @@ def prepare_dataset(task: TaskSpec, data: DataSpec, data_dir: Path, processes: i
 
 
 def load_dataset(task: TaskSpec, data: DataSpec, data_dir: Path) -> Dataset:
-    """The first file of a prepared dataset, with the rewards of ``task``.
+    """The transitions in the first file of a prepared dataset, with the rewards of ``task``.
 
     Raises:
-      DataError: the dataset is not prepared, its file is not the recorded one, or what it holds is no dataset.
+      DataError: the dataset is not prepared, its file is not the recorded one, or the file holds no dataset.
     """
     return suite_of(task).read_transitions(_recorded_file(task, data, data_dir), task)
 
 
 def check(task: TaskSpec, data: DataSpec, data_dir: Path, demonstrations: int | None) -> Reproduction:
-    """Play recorded actions again, from recorded states, and see whether they solve the task as they did.
+    """Play recorded actions again, from recorded states, and count how often they solve the task again.
 
     Args:
-      demonstrations: how many, from the first; None: all.
+      demonstrations: how many to play, from the first on; None: all.
 
     Raises:
-      ConfigError: the files of the task's suite do not hold what a replay needs, or it has no such environment.
-      DataError: the dataset is not prepared, its file is not the recorded one, or what it holds is no dataset.
+      ConfigError: the files of the task's suite do not hold what a replay needs, or there is no such environment.
+      DataError: the dataset is not prepared, its file is not the recorded one, or the file holds no dataset.
     """
     suite = suite_of(task)
     if not suite.replays:
@@ -109,7 +109,7 @@ def _obtain(task: TaskSpec, data: DataSpec, folder: Path, processes: int) -> Man
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder against other processes. The kernel frees the lock however its holder ends."""
+    """Keep other processes out of the folder. The kernel frees the lock when its holder ends, in whatever way."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a") as lock:
         try:

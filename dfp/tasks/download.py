@@ -1,4 +1,4 @@
-"""Fetching the published datasets: resumed where they stopped, named only once they are whole."""
+"""Fetching the published datasets. A transfer resumes where it stopped, and a file gets its name when it is whole."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ log = logging.getLogger("dfp")
 
 ATTEMPTS = 5  # in a row without a new byte
 FIRST_PAUSE = 1.0  # seconds, doubled after each attempt in vain
-TIMEOUT = (10.0, 60.0)  # seconds to connect, and between two bytes
+TIMEOUT = (10.0, 60.0)  # seconds to connect, and to wait for the next bytes
 CHUNK = 1 << 20  # bytes
 
 
 def download(suite: Suite, task: TaskSpec, folder: Path) -> tuple[str | None, list[File]]:
-    """Fetch what is missing in ``folder`` of the dataset of ``task``; the address of all, and the files.
+    """Fetch what is missing in ``folder`` of the dataset of ``task``. Returns the dataset's address, and its files.
 
-    A transfer goes to ``<name>.part`` and continues there, also in a later call; the file takes its name once its
-    content has been read and found to be a dataset. A file that was copied to ``folder`` by hand is taken as it is.
+    A transfer goes to ``<name>.part`` and continues there, also in a later call. The file takes its name when its
+    content has been read and found to be a dataset. A file that was copied to ``folder`` by hand is read and kept.
 
     Raises:
-      DataError: the server cannot be reached or has no such file, or what came is not the published dataset.
+      DataError: the server cannot be reached or has no such file, or the file is not the published dataset.
     """
     origin = suite.origin(task, os.environ.get(suite.mirror, "").rstrip("/"))
     with requests.Session() as session:
@@ -114,6 +114,7 @@ class _Fetch(NamedTuple):
                     )
                 if response.status_code != requests.codes.partial_content:
                     done = 0
+                    part.unlink(missing_ok=True)  # first, so that a kill leaves no old bytes beside the new version
                     _note_version(version, response)
                 with naming(part), part.open("ab" if done else "wb") as stream:
                     for chunk in response.iter_content(CHUNK):
@@ -135,12 +136,12 @@ class _Fetch(NamedTuple):
 
 
 def _version_of(part: Path) -> Path:
-    """The file that says which version of the published file ``part`` is the beginning of."""
+    """The file that names the version of the published file that ``part`` is the beginning of."""
     return part.with_name(f"{part.name}.version")
 
 
 def _note_version(file: Path, response: requests.Response) -> None:
-    """Keep what ``If-Range`` compares: the strong ETag, or else the date. Without either nothing is continued."""
+    """Write down what ``If-Range`` compares: the strong ETag, or else the date. Without either no transfer resumes."""
     version = response.headers.get("ETag", "")
     if not version or version.startswith("W/"):
         version = response.headers.get("Last-Modified", "")
@@ -151,7 +152,7 @@ def _note_version(file: Path, response: requests.Response) -> None:
 
 
 def _total_size(response: requests.Response) -> int | None:
-    """Bytes of the whole file, if the server says."""
+    """Bytes of the whole file; None if the server does not say."""
     _, _, total = response.headers.get("Content-Range", "").rpartition("/")
     if response.status_code == requests.codes.ok:
         total = response.headers.get("Content-Length", "")

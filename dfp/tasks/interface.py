@@ -13,7 +13,7 @@ import numpy as np
 from dfp.errors import DfpError
 from dfp.spec import ConfigError, DataSpec, TaskSpec
 
-ACTION_LIMIT = 1 - 1e-5  # as in the release: policies that squash with tanh never see a saturated action
+ACTION_LIMIT = 1 - 1e-5  # as in the authors' release: a policy that squashes with tanh never sees a saturated action
 
 
 class DataError(DfpError):
@@ -21,7 +21,7 @@ class DataError(DfpError):
 
 
 class DamagedError(DataError):
-    """The file is damaged: it is not a whole file of its format."""
+    """The file is not a whole file of its format."""
 
 
 class Step(NamedTuple):
@@ -29,7 +29,7 @@ class Step(NamedTuple):
 
     observation: np.ndarray  #: [S] float32, the state after the action
     reward: float
-    terminated: bool  #: the task itself ended: solved, or lost for good
+    terminated: bool  #: the task itself ended: it was solved, or can no longer be solved
     truncated: bool  #: the episode cap was reached
     success: bool
 
@@ -46,7 +46,7 @@ class Environment(Protocol):
         ...
 
     def sibling(self) -> Environment:
-        """Another environment of the same task, for use in the same thread: it shares what never changes."""
+        """Another environment of the same task, for use in the same thread. The two may share what does not change."""
         ...
 
     def close(self) -> None:
@@ -89,8 +89,8 @@ class Dataset(NamedTuple):
 class Origin(NamedTuple):
     """Where the files of a dataset are published, and what they are called here."""
 
-    place: str  #: the file or folder; "": published nowhere
-    urls: dict[str, str]  #: by the name here, in the order of rotation; an empty one: copied here by hand
+    place: str  #: address of the file or folder; "" if it is published nowhere
+    urls: dict[str, str]  #: address by file name, in the order of rotation; "" for a file that is copied by hand
 
 
 class Recording(NamedTuple):
@@ -107,14 +107,14 @@ class Reproduction(NamedTuple):
     demonstrations: int  #: played
     recorded: int  #: of these, how many succeeded when they were recorded
     reproduced: int  #: of these, how many succeeded again
-    exact: int  #: demonstrations whose states came again bit for bit
+    exact: int  #: demonstrations whose states were reproduced bit for bit
 
     @property
     def passed(self) -> bool:
-        """Whether at least half of the recorded successes were reproduced, and there was one.
+        """Whether at least half of the recorded successes, of at least one, were reproduced.
 
-        Open loop, a grasp that was near failing may fail when any bit differs. Under another simulator or controller
-        next to none succeeds.
+        The actions are played open loop. A grasp that nearly failed may therefore fail if any bit differs. Under
+        another simulator or controller almost no demonstration succeeds.
         """
         return self.reproduced >= 0.5 * self.recorded > 0
 
@@ -128,16 +128,16 @@ class Reproduction(NamedTuple):
 class Suite(Protocol):
     """A family of tasks that share a simulator and a file format.
 
-    A suite is made of four methods: ``make_environment``, ``read_transitions``, ``versions`` and ``origin``. The other
-    members have a default. Importing the module of a suite loads no simulator; its methods do.
+    A suite must have ``mirror`` and four methods: ``make_environment``, ``read_transitions``, ``versions`` and
+    ``origin``. The other members have a default. Importing the module of a suite loads no simulator; its methods do.
     """
 
     mirror: ClassVar[str]  #: the environment variable that names another server for its files
     extra: ClassVar[str | None] = None  #: the extra of this package that installs its simulator
     draws_itself: ClassVar[bool] = False  #: frames are the environment's own: camera and size cannot be chosen
     replays: ClassVar[bool] = False  #: its files hold what recorded actions need to be played again
-    judges_rewards: ClassVar[bool] = False  #: small whole numbers that reading computes and that are worth keeping
-    bytes_per_number: ClassVar[int] = 10  #: of a file, per transition and entry of a state; an upper estimate
+    judges_rewards: ClassVar[bool] = False  #: reading computes its rewards, which are integers from -128 to 127
+    bytes_per_number: ClassVar[int] = 10  #: bytes of a file per transition and entry of a state; an upper estimate
 
     def make_environment(self, task: TaskSpec) -> Environment:
         """See :func:`dfp.tasks.make_environment`."""
@@ -150,38 +150,38 @@ class Suite(Protocol):
           rewards: [N], from an earlier reading of the same file; given only if :attr:`judges_rewards`.
 
         Raises:
-          DataError: the file is damaged, belongs to another environment, or what it holds is no dataset.
+          DataError: the file is damaged, belongs to another environment, or holds no dataset.
         """
         ...
 
     def versions(self, task: TaskSpec) -> dict[str, str]:
-        """Installed versions of all that shapes an episode, by package."""
+        """Installed versions of the packages that can change an episode, by package."""
         ...
 
     def origin(self, task: TaskSpec, mirror: str) -> Origin:
-        """Where the files are. ``mirror``: the address that replaces the publisher's, "" if none is named."""
+        """Where the files are. ``mirror``: the address that replaces the publisher's, or "" for the publisher's."""
         ...
 
     def prepare_reading(self, task: TaskSpec) -> None:
-        """Make what reading needs of a simulator, in the caller's thread: files may be read in another one."""
+        """Make what reading needs of a simulator, in the caller's thread, because another thread may read the files."""
 
     def env_args(self, task: TaskSpec, file: Path) -> dict[str, Any] | None:
-        """What a file says of its environment; None if the format does not say."""
+        """The settings of the environment that a file was recorded in; None if the format does not hold them."""
         return None
 
     def episode_steps(self, task: TaskSpec) -> int:
-        """Transitions of a generated episode, at most."""
+        """The most transitions that a generated episode has."""
         return task.max_episode_steps
 
     def generated_folder(self, task: TaskSpec, data: DataSpec) -> str:
-        """Name of the folder of a generated dataset: one per set of rows."""
+        """Name of the folder of a generated dataset, which is another one for every dataset and ``data``."""
         return f"{task.dataset}-{data.episodes}-seed{data.seed}-v{data.version}"
 
     def generate(self, task: TaskSpec, data: DataSpec, folder: Path, processes: int) -> Recording:
         """Record what is missing in ``folder`` of ``data.episodes`` episodes.
 
         Raises:
-          ConfigError: nothing records this dataset, or the simulator is another one than the results belong to.
+          ConfigError: nothing records this dataset, or the simulator has another version than the suite requires.
           DataError: a recording process died.
         """
         raise ConfigError(

@@ -1,7 +1,7 @@
 """The manifest of a dataset: what it is, where it came from, and whether its files are those that were recorded.
 
-A dataset is a folder of files in its suite's own format, downloaded or generated here. The manifest is written last and
-by rename, as is every file, so that nothing half-written is ever taken for data.
+A dataset is a folder of files in its suite's own format, downloaded or generated here. Every file is written by rename,
+the manifest last, so that nothing half-written is ever taken for data.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class File(Closed):
 class Level(Closed):
     """How well one of Robomimic's scripted operators did."""
 
-    demonstrations: int  #: in the dataset: every one succeeded
-    attempts: int  #: that it took
+    demonstrations: int  #: of the operator in the dataset; all of them succeeded
+    attempts: int  #: that the operator needed for them
 
 
 class Manifest(Closed):
@@ -44,7 +44,7 @@ class Manifest(Closed):
     source: Literal["download", "generate"]
     url: str | None = None  #: ``download``: the file or folder it came from
     env_args: dict[str, Any] | None = None  #: Robomimic: what the file says of its environment
-    episodes: int | None = None  #: ``generate``: this and the next four
+    episodes: int | None = None  #: this and the next four fields: only of a dataset that was generated
     seed: int | None = None
     plans: int | None = None  #: OGBench: plans that the experts carried out
     plans_reached: int | None = None  #: of these, how many left the object at its target
@@ -121,16 +121,16 @@ def require_recorded(file: Path, entry: File, task: TaskSpec) -> None:
 
 @contextlib.contextmanager
 def naming_damage(file: Path, task: TaskSpec, kind: str, damage: tuple[type[Exception], ...]) -> Iterator[None]:
-    """While ``file`` is read, turn damage of its bytes into an error of one line. Other errors stay what they are.
+    """While ``file`` is read in this block, turn errors of damaged bytes into an error of one line.
 
     Args:
-      kind: of file, as the error names it.
-      damage: what a reader of this kind raises of damaged bytes, beside OSErrors.
+      kind: kind of file, as the error names it.
+      damage: the exceptions other than OSError that a reader of this kind raises if bytes are damaged.
 
     Raises:
-      DamagedError: its bytes are damaged.
-      DataError: it does not fit into memory, as it is or as a damaged header says.
-      OSError: of the system, which names the file.
+      DamagedError: the bytes of the file are damaged.
+      DataError: the file, or the size that its damaged header claims, does not fit into memory.
+      OSError: the system could not read the file. The error names the file.
     """
     remedy = f"delete it, then {how_to_prepare(task)}"
     try:
@@ -140,7 +140,8 @@ def naming_damage(file: Path, task: TaskSpec, kind: str, damage: tuple[type[Exce
             f"{file}: takes more memory than there is ({error}); allow more or, if its header is damaged, {remedy}"
         ) from None
     except (OSError, *damage) as error:
-        # h5py's OSErrors of bytes have no number, zipfile's have EINVAL: it looks before the beginning of the file.
+        # If bytes are damaged, h5py raises OSErrors without a number, and zipfile raises EINVAL, because it seeks to a
+        # place before the beginning of the file.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             if error.filename is None:  # h5py's also have a text of several lines
                 raise OSError(error.errno, os.strerror(error.errno), str(file)) from None
@@ -152,8 +153,8 @@ def naming_damage(file: Path, task: TaskSpec, kind: str, damage: tuple[type[Exce
 def file_names(dataset: str, count: int, ending: str = "npz") -> list[str]:
     """Names of a dataset's files, in the order of their rotation.
 
-    The 100M sets of OGBench lie in a folder ``cube-quadruple-play-100m-v0`` and are named without the size,
-    ``cube-quadruple-play-v0-000.npz`` and on, each beside a ``-val.npz`` that is no part of the rotation.
+    The files of OGBench's 100M sets are named without the size. The folder ``cube-quadruple-play-100m-v0`` has
+    ``cube-quadruple-play-v0-000.npz`` and so on. The ``-val.npz`` beside each of them is not used.
     """
     if count == 1:
         return [f"{dataset}.{ending}"]

@@ -1,11 +1,11 @@
-"""npz files with the rows of several episodes: what they share, whoever wrote them.
+"""npz files with the rows of several episodes: the columns that all suites share, and their reader.
 
 - ``observations`` [R, S]; ``actions`` [R, A];
 - ``rewards`` [R] of each action; ``masks`` [R], 0 where that action ended the task, else 1;
 - ``terminals`` [R], 1 on the last ROW of an episode, however it ended, else 0.
 
 The last row of an episode is the state after its last transition and has no successor: 1,001 rows are 1,000
-transitions. Of the last row's other columns only ``terminals`` is used.
+transitions. The action, reward and mask of that row are not used, but must be finite numbers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dfp.tasks.manifest import naming_damage
 @contextlib.contextmanager
 def reading(file: Path, task: TaskSpec) -> Iterator[np.lib.npyio.NpzFile]:
     """The open file. Raises as :func:`dfp.tasks.manifest.naming_damage`, also of a column read from it."""
-    # np.load reads more than archives.
+    # ZipFile refuses files that are not archives, which np.load would read.
     with naming_damage(file, task, "npz", _DAMAGE), zipfile.ZipFile(file), np.load(file, allow_pickle=False) as archive:
         yield archive
 
@@ -49,7 +49,7 @@ def read_episodes(
       allowed: the range of recorded actions, as an error names it.
 
     Raises:
-      DataError: the file is damaged, or a column is missing, has another shape, or holds what it must not.
+      DataError: the file is damaged, or a column is missing, has another shape, or holds a value that is not allowed.
     """
     with reading(file, task) as archive:
         last_rows = episode_ends(file, archive)
@@ -99,13 +99,16 @@ def _stored(file: Path, archive: np.lib.npyio.NpzFile, name: str) -> np.ndarray:
     if name not in archive.files:
         raise DataError(f"{file}: '{name}' is missing; found: {', '.join(archive.files)}")
     column = archive[name]
-    if not isinstance(column, np.ndarray):  # NumPy hands over the bytes of a member that is no array
+    if not isinstance(column, np.ndarray):  # NumPy returns the bytes of a member that is not an array
         raise DamagedError(f"{file}: '{name}' is not a NumPy array; delete the file and prepare it again")
     return column
 
 
 def without(column: np.ndarray, dropped: np.ndarray) -> np.ndarray:
-    """``column`` [R, ...] without the rows ``dropped`` (ascending, the last one among them), closed up in place."""
+    """``column`` [R, ...] without the rows ``dropped``, moved together in place.
+
+    ``dropped`` ascends, and its last entry is R - 1.
+    """
     start = 0
     for index, end in enumerate(dropped):
         column[start - index : end - index] = column[start:end]
@@ -116,7 +119,7 @@ def without(column: np.ndarray, dropped: np.ndarray) -> np.ndarray:
 def transitions(
     observations: np.ndarray, actions: np.ndarray, rewards: np.ndarray, masks: np.ndarray, last_rows: np.ndarray
 ) -> Dataset:
-    """A dataset of the rows of a file, closed up in place.
+    """A dataset of the rows of a file. The columns are moved together in place.
 
     Args:
       observations, actions: of each row, [R, S] and [R, A].

@@ -1,6 +1,6 @@
-"""Recording episodes in several processes, continued where it was interrupted.
+"""Recording episodes in several processes. A recording continues where it was interrupted.
 
-A finished episode is a separate file in ``parts/``, until the file of the dataset that it belongs to is complete.
+A finished episode is a separate file in ``parts/`` until all episodes of its file of the dataset are finished.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from dfp.tasks.interface import DataError
 
 log = logging.getLogger("dfp")
 
-# The arithmetic that every x86-64 CPU with AVX2 has. OpenBLAS and NumPy would choose by the CPU. Another choice sums in
-# another order, and within an episode the last digit of a plan grows into another trajectory.
+# The arithmetic that every x86-64 CPU with AVX2 has. OpenBLAS and NumPy would otherwise choose by the CPU. Another
+# choice sums in another order, and within an episode a difference in a plan's last digit becomes another trajectory.
 ARITHMETIC = {"OPENBLAS_CORETYPE": "Haswell", "NPY_ENABLE_CPU_FEATURES": "X86_V3"}
 
 Record = Callable[[int, Path], None]
@@ -41,12 +41,13 @@ def record_files(
     join: Join,
     processes: int,
 ) -> None:
-    """Make what is missing in ``folder`` of ``files``: names, and the numbers of the episodes in each.
+    """Make the files that are missing in ``folder``.
 
     Args:
-      record: writes the episode of a number to a path, in a separate process: it and what it holds are pickled.
-      join: writes one file of several episodes' files, here.
-      processes: at once (>= 1). No episode may depend on it.
+      files: the numbers of the episodes in each file, by its name.
+      record: writes the episode with a number to a path. It is pickled, because it runs in a separate process.
+      join: writes the files of several episodes into one file, in this process.
+      processes: number of processes at once (>= 1). No episode may depend on it.
 
     Raises:
       DataError: a recording process died.
@@ -90,13 +91,13 @@ def _record_part(record: Record, episode: int, part: Path) -> None:
 
 @contextlib.contextmanager
 def _common_arithmetic() -> Iterator[None]:
-    """Processes that are started meanwhile compute with ``ARITHMETIC``, if this CPU can."""
+    """Let processes that are started in this block compute with ``ARITHMETIC``, if this CPU can."""
     extensions = np.show_config(mode="dicts")["SIMD Extensions"]
     if "X86_V3" not in extensions.get("found", []):  # NumPy drops empty entries
         yield
         return
     before = dict(os.environ)
-    os.environ.pop("NPY_DISABLE_CPU_FEATURES", None)  # NumPy refuses both
+    os.environ.pop("NPY_DISABLE_CPU_FEATURES", None)  # NumPy refuses this variable with NPY_ENABLE_CPU_FEATURES
     os.environ.update(ARITHMETIC)
     try:
         yield
@@ -106,7 +107,7 @@ def _common_arithmetic() -> Iterator[None]:
 
 
 def _obey_parent() -> None:
-    """End this process with its parent, however that one ends, and leave Ctrl-C to it."""
+    """End this process when its parent ends, in whatever way, and leave Ctrl-C to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_after, args=(multiprocessing.parent_process(),), daemon=True).start()
 

@@ -1,7 +1,7 @@
 """Frames of a task's environment. Only this module makes an OpenGL context, and training never does.
 
-MuJoCo chooses its context when it is imported, by ``MUJOCO_GL``: call :func:`choose_context` before anything of a
-simulator is.
+MuJoCo chooses its context by ``MUJOCO_GL`` when it is imported. Call :func:`choose_context` before any module of a
+simulator is imported.
 """
 # pyright: reportAttributeAccessIssue=false
 # (MuJoCo's compiled functions come without stubs.)
@@ -20,7 +20,7 @@ import numpy as np
 from dfp.spec import ConfigError, TaskSpec
 from dfp.tasks.interface import Environment
 
-CONTEXTS = {"egl": "libegl1", "osmesa": "libosmesa6"}  # in the order of their speed; Debian's package that brings each
+CONTEXTS = {"egl": "libegl1", "osmesa": "libosmesa6"}  # Debian's package of each, the fastest context first
 SIZE = (480, 480)  # pixels, width and height
 DEFAULT_RATE = 20.0  # frames per second; OGBench and Robomimic are controlled at 20 Hz
 
@@ -29,7 +29,7 @@ def choose_context() -> str:
     """Set ``MUJOCO_GL`` to the first context that can be made here, and return it. A value that is set stays.
 
     Raises:
-      ConfigError: none can, or the one that is set cannot.
+      ConfigError: no context can be made, or not the one that is set.
     """
     if chosen := _named():
         if not _works(chosen):
@@ -50,36 +50,36 @@ def choose_context() -> str:
 
 
 def simulator_module(name: str) -> Any:
-    """Import a module that imports MuJoCo, whatever ``MUJOCO_GL`` says: only what draws needs the context it names.
+    """Import a module that imports MuJoCo, whatever ``MUJOCO_GL`` says. Only drawing needs the context that it names.
 
-    MuJoCo fails to import if the name is unknown or its library is missing. It is then imported without a context, and
-    so it is in the processes that this one starts.
+    MuJoCo fails to import if the name is unknown or its library is missing. MuJoCo is then imported without a context,
+    in this process and in those that it starts.
 
-    MuJoCo and dm_control write ``PYOPENGL_PLATFORM`` from ``MUJOCO_GL`` at their import. A process inherits it from the
-    one that started it, and dm_control refuses to be imported if the two disagree: ``MUJOCO_GL`` decides.
+    MuJoCo and dm_control set ``PYOPENGL_PLATFORM`` from ``MUJOCO_GL`` when they are imported, and child processes
+    inherit it. dm_control refuses to be imported if the two variables disagree. ``MUJOCO_GL`` then decides.
     """
     if os.environ.get("PYOPENGL_PLATFORM") != _named():
         os.environ.pop("PYOPENGL_PLATFORM", None)
     try:
         importlib.import_module("mujoco")
-    except (ImportError, RuntimeError, AttributeError):  # an unknown name, a library that is not there
+    except (ImportError, RuntimeError, AttributeError):  # an unknown name, or a missing library
         os.environ["MUJOCO_GL"] = "disable"
     return importlib.import_module(name)
 
 
 def _named() -> str | None:
-    """``MUJOCO_GL``, written so that dm_control knows it too, which MuJoCo reads without case and spaces."""
+    """``MUJOCO_GL`` in lower case and without spaces, as dm_control needs it. MuJoCo ignores case and spaces."""
     if name := os.environ.get("MUJOCO_GL"):
         os.environ["MUJOCO_GL"] = name = name.strip().lower()
     return name
 
 
 def _works(context: str) -> bool:
-    """Whether a context can be drawn in, tried in a separate process: an installed library does not imply a display."""
+    """Whether a context can be made, tried in a separate process, because an installed library may have no display."""
     script = (
         "import mujoco; context = mujoco.GLContext(64, 64); context.make_current(); "
         "mujoco.MjrContext(mujoco.MjModel.from_xml_string('<mujoco/>'), mujoco.mjtFontScale.mjFONTSCALE_100)"
-    )  # GLFW without a display makes a context that is none, and says nothing
+    )  # the last call fails with GLFW's context, which without a display is made silently and cannot draw
     surroundings = {**os.environ, "MUJOCO_GL": context}
     surroundings.pop("PYOPENGL_PLATFORM", None)
     try:
@@ -116,12 +116,12 @@ class MuJoCoView:
     ) -> None:
         """
         Args:
-          environment: closed with the view.
-          scene: MuJoCo's model and data, as they are now.
-          sight: of the free camera that looks if ``camera`` is None.
-          camera: by its name in the model.
+          environment: the environment to draw; closed with the view.
+          scene: returns the current model and data of MuJoCo.
+          sight: place of the free camera, which is used if ``camera`` is None.
+          camera: name of a camera in the model, or None.
           size: width and height in pixels; None: :data:`SIZE`.
-          hidden: the group of shapes that are not drawn.
+          hidden: the group of shapes that are not drawn; None: all are drawn.
 
         Raises:
           ConfigError: there is no such camera.

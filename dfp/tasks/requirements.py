@@ -1,6 +1,6 @@
-"""What an environment must match: the exact versions of what shapes an episode, and the sizes that the task says.
+"""What an environment must match: versions of packages, and the sizes that the task says.
 
-Another simulator is another environment, so versions are exact.
+Versions must be equal, because another version of a simulator is another environment.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def require_versions(wanted: Mapping[str, str]) -> None:
 
 
 def require_sizes(task: TaskSpec, found: Mapping[str, int | None]) -> None:
-    """Raises :class:`ConfigError` at the first size, by its name in ``task``, that is not the task's."""
+    """Raises :class:`ConfigError` at the first size, by its name in ``task``, that differs from the task's."""
     for name, size in found.items():
         if size != getattr(task, name):
             raise ConfigError(f"{place(task)} has {name} {size}, but the task says {getattr(task, name)}")

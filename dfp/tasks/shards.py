@@ -1,8 +1,8 @@
 """The files of a dataset one after another, each read in the background while its predecessor is trained on.
 
-Of cube-quadruple-100m's 100 files another one is needed every 1,000 updates; reading one takes longer than those
-updates on a GPU. Files are inflated anew each time: kept unpacked they would take 25 GB more a task and save what
-happens in the background anyway (docs/performance.md).
+cube-quadruple-100m has 100 files, and training changes to the next file every 1,000 updates. On a GPU, reading a file
+takes longer than those updates. Files are unpacked at every reading. Unpacked copies would take 25 GB more for each
+task and save only work that is done in the background (docs/performance.md).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from dfp.tasks.suites import suite_of
 class ShardReader:
     """Reads the files of a prepared dataset, in one background thread.
 
-    The reader holds one file's rows at most, read or being read; with the one that the caller holds, two. A file's
+    The reader holds the rows of at most one file. With the rows that the caller uses, two files are in memory. A file's
     checksum is compared when it is first read, and again only if the file has changed since.
     """
 
     def __init__(self, task: TaskSpec, data: DataSpec, data_dir: Path) -> None:
-        """Look at every file, so that one that is missing is found before the first update and not at its turn.
+        """Look at every file, so that a missing file is found before the first update.
 
         Raises:
           DataError: the dataset is not prepared, or one of its files is missing or has another size than recorded.
@@ -41,7 +41,7 @@ class ShardReader:
             require_whole(self._path.with_name(entry.name), entry, task)
         self._suite = suite_of(task)
         self._suite.prepare_reading(task)
-        self._verified: dict[int, tuple[int, ...]] = {}  # by shard, what the file looked like then
+        self._verified: dict[int, tuple[int, ...]] = {}  # by shard, inode, size and time of the file that was verified
         self._rewards: dict[int, np.ndarray] = {}  # by shard, [N] int8: 1 MB a file, and half of the time to read it
         self._next: tuple[int, Future[Dataset]] | None = None
         self._thread = ThreadPoolExecutor(1, "shards")
@@ -60,9 +60,9 @@ class ShardReader:
         return len(self._files)
 
     def prefetch(self, shard: int) -> None:
-        """Begin to read file number ``shard`` (from 0); what was prefetched before is dropped.
+        """Begin to read file number ``shard`` (from 0). Rows that were prefetched before are dropped.
 
-        What is wrong with the file is raised by :meth:`read`. ``DataError`` if there is no such file.
+        Raises ``DataError`` if the dataset has no such file. :meth:`read` raises the errors of reading it.
         """
         if not 0 <= shard < self.count:
             raise DataError(f"{self._path}: no shard {shard}; allowed: 0 to {self.count - 1}")
@@ -75,7 +75,7 @@ class ShardReader:
         """The rows of file number ``shard`` (from 0): the prefetched ones, or else read now.
 
         Raises:
-          DataError: there is no such file, it is not the recorded one, or what it holds is no dataset.
+          DataError: there is no such file, it is not the recorded one, or it holds no dataset.
         """
         self.prefetch(shard)
         assert self._next is not None
@@ -83,13 +83,13 @@ class ShardReader:
         return future.result()
 
     def close(self) -> None:
-        """Drop what is prefetched and end the thread, once it has read what it reads."""
+        """Drop the prefetched rows and end the thread, after the file that it is reading."""
         self._drop()
         self._thread.shutdown()
 
     def _drop(self) -> None:
         if self._next is not None:
-            self._next[1].cancel()  # if it is being read, its rows are freed when it is done, before the next ones come
+            self._next[1].cancel()  # a file that is being read is read to its end, and its rows are freed then
             self._next = None
 
     def _load(self, shard: int) -> Dataset:

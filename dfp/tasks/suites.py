@@ -27,10 +27,11 @@ def suite_of(task: TaskSpec) -> Suite:
         return SUITES[task.suite]
     place = f"task '{task.key}': suite '{task.suite}'"
     try:
-        return importlib.import_module(task.suite).suite
+        module = importlib.import_module(task.suite)
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"{place}: {error}; allowed: {', '.join(SUITES)}, or the import path of a module with a `suite`"
         ) from None
-    except AttributeError:
-        raise ConfigError(f"{place}: the module has no `suite`, an instance of dfp.tasks.interface.Suite") from None
+    if not hasattr(module, "suite"):
+        raise ConfigError(f"{place}: the module has no `suite`, an instance of dfp.tasks.interface.Suite")
+    return module.suite

@@ -140,6 +140,15 @@ def test_a_pattern_that_matches_no_task_is_named(tmp_path, name, right, wrong, m
         load_catalogue(tmp_path)
 
 
+def test_a_task_with_the_key_of_another_is_named(tmp_path):
+    for file in ("tasks.yaml", "methods.yaml", "experiments.yaml"):
+        shutil.copy(CONFIG / file, tmp_path)
+    path = tmp_path / "tasks.yaml"
+    path.write_text(path.read_text().replace("environment: Lift\n", "environment: Lift\n    key: can\n"))
+    with pytest.raises(ConfigError, match=re.escape(f"{path}, lift: 'spec.key' is 'can'; leave it out")):
+        load_catalogue(tmp_path)
+
+
 def test_an_editors_marks_change_nothing(tmp_path):
     text = (CONFIG / "smoke.yaml").read_bytes()
     (tmp_path / "windows.yaml").write_bytes(b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n"))

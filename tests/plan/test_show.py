@@ -58,6 +58,11 @@ def test_every_number_of_the_spec_is_shown_once_with_its_source():
     assert not any(setting.paper for setting in shown.values())  # this is the paper's configuration
 
 
+def test_an_offline_phase_of_the_paper_does_not_differ_from_the_paper():
+    pretraining = spec_of("cube-double-task2", "dfp").pretraining()
+    assert "As in the paper's configuration." in describe(pretraining, CATALOGUE_ENTRIES, "")
+
+
 def test_what_differs_from_the_paper_and_by_task_is_said():
     shown = {
         setting.key: setting

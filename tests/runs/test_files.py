@@ -41,6 +41,13 @@ def test_text_that_is_not_utf_8_is_named(tmp_path):
         json_object(tmp_path / "deep.json")
 
 
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_a_constant_that_json_does_not_have_is_named(tmp_path, constant):
+    (tmp_path / "run.json").write_text(f'{{"spec": {{"seed": {constant}}}}}')
+    with pytest.raises(ConfigError, match=rf"run\.json: not JSON: {constant} is not a number of JSON"):
+        json_object(tmp_path / "run.json")
+
+
 def test_a_column_twice_is_named(tmp_path):
     (tmp_path / "a.csv").write_text("method,seed,ms,seed\ndfp,0,2,1\n")
     with pytest.raises(ConfigError, match=r"a\.csv: column 'seed' is there twice; allowed: each once$"):

@@ -95,6 +95,27 @@ def test_an_owner_that_was_taken_for_dead_writes_nothing(tmp_path):
     assert (tmp_path / "lease.json").exists()
 
 
+def test_two_processes_that_find_a_dead_owner_do_not_both_take_the_run(tmp_path, monkeypatch):
+    """The second one comes to remove the dead owner's lease when the first one has replaced it already."""
+    with Lease(tmp_path):
+        owner = json.loads((tmp_path / "lease.json").read_text())
+    (tmp_path / "lease.json").write_text(json.dumps(owner | {"pid": 2**22 + 1}))
+    monkeypatch.setattr(dfp.runs.lease, "WATCH_S", 0.02)
+    first, second, is_dead = Lease(tmp_path), Lease(tmp_path), dfp.runs.lease._is_dead
+
+    def overtaken(found) -> bool:
+        monkeypatch.setattr(dfp.runs.lease, "_is_dead", is_dead)
+        first.__enter__()
+        return is_dead(found)
+
+    monkeypatch.setattr(dfp.runs.lease, "_is_dead", overtaken)
+    with pytest.raises(RunFolderError, match="in use by process"):
+        second.__enter__()
+    first.confirm()
+    first.__exit__()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_process_of_another_container_is_not_looked_for_among_ours(tmp_path):
     """Containers on a host's network share its name: there the number is of another process, or of none here."""
     with Lease(tmp_path):

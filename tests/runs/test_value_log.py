@@ -4,9 +4,11 @@ import datetime
 import errno
 import os
 import re
+from pathlib import Path
 
 import pytest
 
+import dfp.runs.value_log
 from dfp.runs.value_log import ValueLog, interval, latest_values, read_values, require_names
 from dfp.spec import ConfigError
 
@@ -102,6 +104,35 @@ def test_a_full_disk_loses_no_row(tmp_path, monkeypatch):
     monkeypatch.undo()
     log.add(3, "online", {"loss": 3.0})
     assert [row[3] for row in written(tmp_path)] == [1.0, 2.0, 3.0]
+
+
+def test_a_file_that_cannot_be_read_is_not_emptied(tmp_path, monkeypatch):
+    log = ValueLog(tmp_path)
+    log.start(0)
+    log.add(1, "online", {"loss": 1.0})
+    path_open = Path.open
+
+    def stale(path, mode="r", **rest):
+        if mode == "rb":
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return path_open(path, mode, **rest)
+
+    monkeypatch.setattr(Path, "open", stale)
+    with pytest.raises(OSError, match="Stale"):
+        ValueLog(tmp_path).start(1)
+    assert latest_values(tmp_path) == {}
+    monkeypatch.undo()
+    assert written(tmp_path) == [(1, "online", "loss", 1.0)]
+
+
+def test_a_row_that_the_tail_cuts_is_not_read_with_another_step(tmp_path, monkeypatch):
+    log = ValueLog(tmp_path)
+    log.start(0)
+    log.add(112, "online", {"loss": 1.0})
+    log.add(113, "online", {"q_mean": 2.0})
+    size = len((tmp_path / "train.csv").read_bytes()) - len("step,phase,name,value,time\n")
+    monkeypatch.setattr(dfp.runs.value_log, "TAIL_BYTES", size - 1)
+    assert {name: row.step for name, row in latest_values(tmp_path).items()} == {"q_mean": 113}
 
 
 @pytest.mark.parametrize(("total", "steps"), [(40, 1), (450, 9), (30_000, 600), (50_000, 1000), (1_000_000, 1000)])

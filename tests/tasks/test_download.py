@@ -181,6 +181,26 @@ def test_a_part_of_another_version_is_not_continued(tmp_path, server):
     assert names(tmp_path) == WHOLE
 
 
+def test_a_kill_when_the_version_changes_leaves_no_bytes_of_the_one_before(tmp_path, server, monkeypatch):
+    server.faults = [300] + [0] * 4
+    with pytest.raises(DataError, match="300 bytes are kept"):
+        fetch(tmp_path)
+    server.files["/ogbench/cube-single-play-v0.npz"] = content = changed("actions", lambda a: a / 2)
+    note = download._note_version
+
+    def killed(*arguments) -> None:
+        note(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(download, "_note_version", killed)
+        with pytest.raises(KeyboardInterrupt):
+            fetch(tmp_path)
+    fetch(tmp_path)
+    assert server.requests[-1][1] is None  # from the first byte
+    assert (tmp_path / "download/cube-single-play-v0/cube-single-play-v0.npz").read_bytes() == content
+
+
 def test_without_a_version_nothing_is_continued(tmp_path, server):
     server.versions = False
     server.faults = [200]

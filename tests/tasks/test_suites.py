@@ -88,6 +88,13 @@ def test_a_suite_that_does_not_exist_is_refused_by_name(name, message):
         suite_of(CUBE.model_copy(update={"suite": name}))
 
 
+def test_a_mistake_in_the_module_of_a_suite_is_not_taken_for_a_missing_suite(tmp_path, monkeypatch):
+    (tmp_path / "suite_with_a_mistake.py").write_text("import math\nsuite = math.no_such_name\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        suite_of(CUBE.model_copy(update={"suite": "suite_with_a_mistake"}))
+
+
 @pytest.mark.parametrize("name", ["no-such-context", "osmesa", "EGL"])
 def test_what_draws_nothing_needs_no_opengl(name):
     """A simulator steps, and a file's address is known, whatever ``MUJOCO_GL`` says and whether its library is here.

@@ -1,11 +1,11 @@
 """Any registered Gymnasium environment that says when it has succeeded.
 
-Wanted of an environment: observations in a ``Box`` of one dimension, actions in a bounded one, ``info`` of every step
-with one of :data:`SUCCESS_KEYS`, and episodes that are functions of their seed and the actions. Reward and termination
-are the environment's own.
+An environment must have observations in a ``Box`` of one dimension and actions in a bounded one. The ``info`` of every
+step must have one of :data:`SUCCESS_KEYS`, and an episode must be a function of its seed and actions. Reward and
+termination are the environment's own.
 
-Actions of a policy, in [-1, 1], are mapped onto the bounds of the action space, coordinate by coordinate; recorded ones
-the other way round (``dfp/tasks/gym/suite.py``).
+Actions of a policy, in [-1, 1], are mapped onto the bounds of the action space, coordinate by coordinate. Recorded
+actions are mapped from the bounds onto [-1, 1] (``dfp/tasks/gym/suite.py``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dfp.spec import ConfigError, TaskSpec
 from dfp.tasks.interface import Step
 from dfp.tasks.requirements import installed, place, require_sizes
 
-SUCCESS_KEYS = ("success", "is_success")  # of a step's info; the first that is there counts
+SUCCESS_KEYS = ("success", "is_success")  # of a step's info; if both are there, the first counts
 
 
 class Bounds(NamedTuple):
@@ -73,14 +73,14 @@ class GymnasiumEnvironment:
         )
 
     def sibling(self) -> GymnasiumEnvironment:
-        """See :meth:`dfp.tasks.Environment.sibling`. A fresh one: what an environment may share is its own business."""
+        """See :meth:`dfp.tasks.Environment.sibling`. A new environment: what two of them could share is not known."""
         return GymnasiumEnvironment(self._task, _make(self._task, self.simulator.render_mode))
 
     def close(self) -> None:
         self.simulator.close()
 
     def examine(self) -> None:
-        """Raises ``ConfigError`` if it is not as the task says, or a reset is no function of its seed."""
+        """Raises ``ConfigError`` if a size differs from the task's, or an episode is not a function of its seed."""
         first, again = (self._episode() for _ in range(2))
         found = {"observation_size": first[0].observation.size, "action_size": self._bounds.low.size}
         require_sizes(self._task, found)
@@ -92,7 +92,7 @@ class GymnasiumEnvironment:
                 )
 
     def _episode(self) -> list[Step]:
-        """The first steps of an episode, its start among them."""
+        """The start of an episode and up to three steps of it."""
         actions = np.random.default_rng(0).uniform(-1, 1, (3, self._bounds.low.size))
         steps = [Step(self.reset(0), 0.0, False, False, False)]
         for action in actions:
@@ -132,11 +132,11 @@ class OwnView:
 
 
 def _make(task: TaskSpec, render_mode: str | None) -> gymnasium.Env:
-    """The environment with the task's cap. Raises ``ConfigError`` if there is none, or it has another."""
+    """The environment with the task's cap. Raises ``ConfigError`` if it does not exist or has another cap."""
     if task.success_timing != "post":
         raise ConfigError(f"{place(task)}: a step reports its own success; allowed for success_timing: post")
     try:
-        with warnings.catch_warnings(action="ignore"):  # of spaces, versions and displays
+        with warnings.catch_warnings(action="ignore"):  # warnings about spaces, versions and displays
             simulator = gymnasium.make(task.environment, render_mode=render_mode, disable_env_checker=True)
     except (gymnasium.error.Error, ModuleNotFoundError) as error:
         reason = " ".join(str(error).split())
@@ -176,7 +176,7 @@ def action_bounds(task: TaskSpec) -> Bounds:
     return _BOUNDS[task.environment]
 
 
-_BOUNDS: dict[str, Bounds] = {}  # by environment: a run may read a file every thousand updates
+_BOUNDS: dict[str, Bounds] = {}  # by environment; kept because a run may read a file every thousand updates
 
 
 def _kind(space: gymnasium.Space) -> str:
@@ -184,7 +184,7 @@ def _kind(space: gymnasium.Space) -> str:
 
 
 def installed_versions(task: TaskSpec) -> dict[str, str]:
-    """Versions of what shapes an episode, by package: NumPy, Gymnasium and whatever brings the environment."""
+    """Versions of NumPy, Gymnasium and the package that brings the environment, by package."""
     packages = {"numpy", "gymnasium"}
     module, _, _ = task.environment.rpartition(":")
     if module:

@@ -74,7 +74,7 @@ class OGBenchEnvironment:
         return observation.astype(np.float32)
 
     def step(self, action: np.ndarray) -> Step:
-        # Scene locks its drawer and window by damping them in the model, which siblings share: each brings its own.
+        # Scene locks its drawer and window by damping in the model. Siblings share the model, so each sets its damping.
         self._model.dof_damping[:] = self._damping
         observation, reward, terminated, truncated, info = self.simulator.step(action)
         self._damping[:] = self._model.dof_damping
@@ -83,7 +83,7 @@ class OGBenchEnvironment:
         )
 
     def sibling(self) -> OGBenchEnvironment:
-        """See :meth:`dfp.tasks.Environment.sibling`. A model takes a second and 100 MB to compile, a state nothing."""
+        """See :meth:`dfp.tasks.Environment.sibling`. It shares the model, whose compiling takes 1 s and 100 MB."""
         inner = copy.copy(self.simulator.unwrapped)
         inner._data = mujoco.MjData(inner._model)
         wrapped = gymnasium.wrappers.TimeLimit(inner, self.simulator.get_wrapper_attr("_max_episode_steps"))
@@ -96,12 +96,12 @@ class OGBenchEnvironment:
 def reset_episode(simulator: gymnasium.Env, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
     """Begin the episode that belongs to ``seed``: its first observation, [S] float64, and OGBench's ``info``.
 
-    OGBench alone does not promise that. On its way to a task's first state it takes a few random steps at the goal,
-    with actions from a fresh, unseeded ``action_space`` each time, and they leave their marks: the solver's warm
-    start, the controls, the contact forces (which the observation shows). The first reset of an instance also
-    differs from later ones, since it compiles the model. None of it was seen to reach an observation (MuJoCo 3.7.0,
-    360 seeds), and nothing keeps it from doing so. So we keep what describes the scene, put everything else to its
-    state after ``mj_resetData``, and look again. ``info["time"]`` is then 0 s.
+    OGBench's own reset does not guarantee this. Before a task's first state it takes a few random steps at the goal,
+    with actions from a fresh, unseeded ``action_space``. They change the solver's warm start, the controls and the
+    contact forces, which are part of the observation. The first reset of an instance also differs from later ones,
+    because it compiles the model. No observation was seen to change (MuJoCo 3.7.0, 360 seeds), but one could. This
+    function therefore keeps what describes the scene, sets everything else to its state after ``mj_resetData``, and
+    observes again. ``info["time"]`` is then 0 s.
     """
     with _quiet():
         simulator.reset(seed=seed)
@@ -119,7 +119,7 @@ def make_simulator(name: str, **settings: Any) -> gymnasium.Env:
     """OGBench's own environment, compiled and ready, without Gymnasium's checks of each step.
 
     Raises:
-      ConfigError: a step of it does not say whether it succeeded.
+      ConfigError: the info of a step does not say whether the step succeeded.
     """
     with _quiet():
         simulator = gymnasium.make(name, disable_env_checker=True, **settings)
@@ -134,7 +134,7 @@ def make_simulator(name: str, **settings: Any) -> gymnasium.Env:
 
 
 def _quiet() -> warnings.catch_warnings:
-    """Silence two false alarms: that there is no display, and that OGBench's action spaces become float32."""
+    """Silence two warnings that do not matter: of a missing display, and of action spaces that become float32."""
     return warnings.catch_warnings(action="ignore", category=UserWarning)
 
 
@@ -175,9 +175,10 @@ def rewards_and_masks(task: TaskSpec, columns: dict[str, np.ndarray]) -> tuple[n
 
 
 class _Judge:
-    """An environment for OGBench's relabelling, at its goal from the start: that does not change from reset to reset.
+    """An environment for OGBench's relabelling. Its goal is set when it is made and is the same after every reset.
 
-    So a file that is read in the background needs no reset, whose warnings Python can only silence for all threads.
+    Its ``reset`` therefore does nothing. A real reset warns, and a file may be read in the background, where Python
+    cannot silence warnings for one thread alone.
     """
 
     def __init__(self, environment: str) -> None:
@@ -191,6 +192,6 @@ def _judge(task: TaskSpec) -> _Judge:
     return _judge_of(_registered(task).id)
 
 
-@functools.lru_cache(maxsize=1)  # making one takes seconds, and a run may load a file every thousand updates
+@functools.lru_cache(maxsize=1)  # making it takes seconds, and a run may load a file every thousand updates
 def _judge_of(environment: str) -> _Judge:
     return _Judge(environment)

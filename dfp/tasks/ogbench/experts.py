@@ -1,9 +1,9 @@
 """Recording datasets with the simulator's own scripted experts, for machines without the published files.
 
-The settings are those of OGBench's generator of its ``play`` sets: an expert does one random thing after another (a
-cube to a random place, a button, the drawer, the window), along plans with temporally correlated noise and without
-random actions, for 1,000 steps an episode. The rows are a function of (dataset, seed, episode) and of the simulator's
-version alone: episode k does not depend on the number of processes, episodes or interruptions.
+The settings are those of OGBench's generator of its ``play`` sets. An expert carries out one random plan after another
+(a cube to a random place, a button, the drawer, the window) for 1,000 steps an episode. The plans have temporally
+correlated noise, and no action is random. The rows depend only on (dataset, seed, episode) and the simulator's version:
+episode k does not depend on the number of processes, episodes or interruptions.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from dfp.tasks.recording import record_files
 
 EPISODES_PER_FILE = 1000  # 1M transitions, as in the published shards
 NOISE, NOISE_SMOOTHING = 0.1, 0.5  # of a plan: a share of the largest action, and a Gaussian filter's width in steps
-TYPES = {"terminals": np.bool_, "button_states": np.int64}  # of OGBench's columns; float32 elsewhere
+TYPES = {"terminals": np.bool_, "button_states": np.int64}  # of OGBench's columns; all others are float32
 
 
 def _cube_is_in_sight(qpos: np.ndarray) -> bool:
@@ -48,8 +48,8 @@ class Expert(NamedTuple):
 
     environment: str  #: Gymnasium id
     planners: dict[str, Callable[..., Any]]  #: OGBench's planner, by the kind of target that the environment asks for
-    stacking: tuple[float, float] = (0.0, 0.0)  #: an episode's probability of cube on cube is uniform between these
-    healthy: Callable[[np.ndarray], bool] = _always  #: of each row's qpos; an episode with another row is begun anew
+    stacking: tuple[float, float] = (0.0, 0.0)  #: range from which an episode draws its probability of stacking cubes
+    healthy: Callable[[np.ndarray], bool] = _always  #: judges qpos; an episode with a row that fails is recorded anew
 
 
 _CUBE = {"cube": CubePlanOracle}
@@ -77,8 +77,8 @@ def generate(task: TaskSpec, data: DataSpec, folder: Path, processes: int, steps
     lookup(EXPERTS, task.dataset, "dataset to generate", f"task '{task.key}'")
     assert data.episodes is not None  # DataSpec promises both for source 'generate'
     assert data.seed is not None
-    # Training reads several files in rotation, and only one enters the online buffer. Only a task whose published data
-    # has several files gets several.
+    # Training reads several files in rotation, and only one of them enters the online buffer. Several files are
+    # therefore made only for a task whose published data has several.
     size = EPISODES_PER_FILE if task.shards > 1 else data.episodes
     batches = list(itertools.batched(range(data.episodes), size))
     names = file_names(task.dataset, len(batches))

@@ -16,7 +16,7 @@ EPISODE_STEPS = 1000  # transitions per generated episode, as in the published p
 
 
 class OGBenchSuite(Suite):
-    """Tasks that share a dataset differ in their goal alone: rewards are computed when a file is read."""
+    """Tasks that share a dataset differ only in their goal, so rewards are computed when a file is read."""
 
     mirror = "DFP_OGBENCH_URL"
     judges_rewards = True

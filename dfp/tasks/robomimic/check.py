@@ -19,8 +19,8 @@ log = logging.getLogger("dfp")
 def reproduce(task: TaskSpec, file: Path, count: int | None) -> Reproduction:
     """Play the actions of the first ``count`` demonstrations of ``file`` (None: all) from their recorded states.
 
-    Open loop, a grasp that was near failing may fail when any bit differs; a demonstration from another machine or
-    library version need not succeed, most do. A wrong controller, version or action scale lets next to none succeed.
+    The actions are played open loop, so a grasp that nearly failed may fail if any bit differs. Most demonstrations
+    from another machine or library version succeed. With a wrong controller, version or action scale almost none does.
 
     Raises:
       ConfigError, DataError: as for the environment of ``task``, and as for reading ``file``.
@@ -41,7 +41,7 @@ def reproduce(task: TaskSpec, file: Path, count: int | None) -> Reproduction:
 
 
 def _play(environment: RobomimicEnvironment, demo: Demonstration) -> tuple[bool, bool]:
-    """Whether the demonstration succeeded, and whether each state was the recorded one."""
+    """Whether the demonstration succeeded, and whether each state was bit for bit the recorded one."""
     environment.restore(demo.model, demo.states[0])
     success, same = False, True
     for state, action in zip(demo.states, demo.actions, strict=True):

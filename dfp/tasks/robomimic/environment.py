@@ -2,8 +2,8 @@
 
 Source: robomimic (Mandlekar et al., 2021), its ``v1.5`` datasets, and robosuite 1.5.1. A state is the four
 low-dimensional observations of robomimic's own configurations, :data:`STATE_KEYS`, concatenated and not normalised.
-The reward is robosuite's sparse one minus 1: -1 until the step whose action solves the task, then 0, and there the
-episode ends. Success is judged after the action. State-based: no renderer and no OpenGL context is ever made.
+The reward is robosuite's sparse reward minus 1: it is -1 until the step whose action solves the task. There it is 0,
+and the episode ends. Success is judged after the action. No renderer and no OpenGL context is ever made.
 
 robosuite is an optional extra and takes two seconds to import, so this module imports it on first use.
 """
@@ -76,10 +76,10 @@ _ENV_KWARGS = {
 
 
 def env_args(task: TaskSpec) -> dict[str, Any]:
-    """The ``env_args`` of the published v1.5 files: what every environment of ``task`` is built from.
+    """The ``env_args`` of the published v1.5 files, from which every environment of ``task`` is built.
 
-    The reader refuses files whose own ``env_args`` differ in what shapes an episode (:func:`settings`), so that data
-    and environment always belong together.
+    The reader refuses a file whose ``env_args`` differ in a setting that can change an episode (:func:`settings`). Data
+    and environment therefore always belong together.
     """
     return {
         "env_name": task.environment,
@@ -89,9 +89,9 @@ def env_args(task: TaskSpec) -> dict[str, Any]:
     }
 
 
-# What only decides what is drawn or reported. `lite_physics` leaves out repeated computation: bit for bit the same
-# episodes (tests/tasks/test_robomimic.py), in half the time. The rest are settings that OSC_POSE with a fixed impedance
-# and without interpolation does not read.
+# Settings that do not change an episode. Those of `env_kwargs` decide only what is drawn or reported, except for
+# `lite_physics`: it leaves out repeated computation, which gives the same bits in half the time
+# (tests/tasks/test_robomimic.py). OSC_POSE with a fixed impedance and without interpolation does not read the others.
 _NO_MATTER = {
     "env_kwargs": {
         "has_renderer",
@@ -111,9 +111,9 @@ _OSC_DEFAULTS = {"damping_ratio": 1, "input_type": "delta", "interpolation": Non
 
 
 def settings(arguments: dict[str, Any]) -> dict[str, Any]:
-    """What of a file's ``env_args`` shapes an episode, flat, by dotted name.
+    """The settings of a file's ``env_args`` that can change an episode, by dotted name.
 
-    Raises ``KeyError``, ``TypeError`` or ``AttributeError`` if they have another structure.
+    Raises ``ValueError``, ``KeyError``, ``TypeError`` or ``AttributeError`` if they have another structure.
     """
     kwargs = dict(arguments["env_kwargs"])
     controller = dict(kwargs.pop("controller_configs"))
@@ -152,10 +152,10 @@ def make_environment(task: TaskSpec) -> RobomimicEnvironment:
 class RobomimicEnvironment:
     """An :class:`dfp.tasks.Environment` around a robosuite environment.
 
-    robosuite draws an episode's start from NumPy's GLOBAL stream, and it rebuilds the model for each: 0.16 s, as long
-    as 50 steps. Here each reset seeds that stream, and puts it back, and keeps the model. Only lift's cube has a new
-    size in every episode, which :func:`_resize_cube` writes into the compiled model. The episodes are, bit for bit,
-    those of robosuite's own ``reset`` and ``step`` (tests/tasks/test_robomimic.py).
+    robosuite draws an episode's start from NumPy's GLOBAL stream, and rebuilds the model for every episode, which takes
+    0.16 s, as long as 50 steps. Here each reset seeds the global stream, restores it afterwards, and keeps the model.
+    Only lift's cube has a new size in every episode, which :func:`_resize_cube` writes into the compiled model. The
+    episodes are bit for bit those of robosuite's own ``reset`` and ``step`` (tests/tasks/test_robomimic.py).
     """
 
     def __init__(self, task: TaskSpec) -> None:
@@ -182,7 +182,7 @@ class RobomimicEnvironment:
 
     def _begin(self, foreign: bool) -> None:
         self._arm, self._steps, self._foreign = Arm(self.simulator), 0, foreign
-        self.simulator._update_observables(force=True)  # the second look, see `observe`
+        self.simulator._update_observables(force=True)  # the second observation, see `observe`
 
     def step(self, action: np.ndarray) -> Step:
         inner = self.simulator
@@ -194,7 +194,7 @@ class RobomimicEnvironment:
         return Step(self.observe(), float(success) - 1.0, success, truncated, success)
 
     def sibling(self) -> RobomimicEnvironment:
-        """See :meth:`dfp.tasks.Environment.sibling`. A fresh one: 0.2 s, and lift's model differs by episode."""
+        """See :meth:`dfp.tasks.Environment.sibling`. A new environment takes 0.2 s; lift's model differs by episode."""
         return RobomimicEnvironment(self._task)
 
     def close(self) -> None:
@@ -203,9 +203,9 @@ class RobomimicEnvironment:
     def observe(self) -> np.ndarray:
         """The current state, [S] float32.
 
-        An object's pose in the gripper's frame (can, square) is computed from where the object was at the look before:
-        this is how robosuite fills its observation cache. At an episode's first look it is zero, and so it is in
-        the published files. As the authors' release does, an environment looks twice.
+        robosuite computes an object's pose in the gripper's frame (can, square) from the object's place at the previous
+        observation. At an episode's first observation that pose is zero, as it is in the published files. An
+        environment here observes the start of an episode twice, as in the authors' release.
         """
         return np.concatenate(list(self.observations().values())).astype(np.float32)
 
@@ -221,9 +221,9 @@ class RobomimicEnvironment:
     # ----------------------------------------------------------------------- recorded episodes
 
     def record(self, seed: int) -> str:
-        """Begin the episode of ``seed`` as :meth:`restore` would; its model as XML, as in robomimic's files.
+        """Begin the episode of ``seed`` as :meth:`restore` would. Returns its model as XML, as in robomimic's files.
 
-        The model's meshes lie in ``robosuite/``, wherever that is: robosuite finds its own again.
+        Paths of meshes begin with ``robosuite/``, wherever the package is. robosuite finds its own meshes by that.
         """
         self._reset(seed, compile_model=True)
         with tempfile.TemporaryDirectory() as folder:
@@ -240,8 +240,8 @@ class RobomimicEnvironment:
     def restore(self, model: str, state: np.ndarray) -> np.ndarray:
         """Begin an episode at a recorded state; its first observation, [S].
 
-        This is robomimic's way, and that of the recordings: the arm's controller starts at its rest pose, so that
-        recorded actions lead where they led before. The next ``reset`` compiles the task's own model again.
+        robomimic and the recordings begin an episode in the same way: the arm's controller starts at its rest pose, so
+        that recorded actions lead where they led before. The next ``reset`` compiles the task's own model again.
         """
         inner = self.simulator
         inner.hard_reset = False
@@ -273,12 +273,12 @@ def _resize_cube(simulator: Any) -> None:
     model.geom_rbound[geoms] = model.dof_length[body.dofadr[0] + 3 : body.dofadr[0] + 6] = np.linalg.norm(half)
     model.body_mass[body.id] = mass = 8 * x * y * z * _CUBE_DENSITY
     model.body_inertia[body.id] = mass * np.array([y * y + z * z, x * x + z * z, x * x + y * y]) / 3
-    mujoco.mj_setConst(model, data)  # what follows from these
+    mujoco.mj_setConst(model, data)  # computes the constants that depend on these
 
 
 @contextlib.contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed NumPy's global stream, the only one that robosuite draws from, and put it back afterwards."""
+    """Seed NumPy's global stream, the only one that robosuite draws from, and restore it afterwards."""
     before = np.random.get_state()  # noqa: NPY002
     np.random.seed(np.random.SeedSequence(seed).generate_state(4))  # noqa: NPY002
     try:
@@ -292,7 +292,7 @@ def _seeded(seed: int) -> Iterator[None]:
 
 @functools.cache
 def _robosuite() -> Any:
-    """robosuite, imported without the lines that it prints, and without its choice of a renderer for everybody."""
+    """robosuite, imported without the lines that it prints, and with ``MUJOCO_GL``, which it changes, set back."""
     renderer = os.environ.get("MUJOCO_GL")
     logging.disable(logging.WARNING)
     try:

@@ -1,11 +1,11 @@
 """Recording files like robomimic's multi-human ones with scripted operators, for machines without the published files.
 
-A script sees the simulator's own state and says where the hand should go; an :class:`Operator` says how well it gets
-there. There are six operators, two of each level of skill, with robomimic's names; demonstration k is operator
-k mod 6's. As in the human sets only successes are kept, and a recording goes on for five successful steps.
+A script sees the simulator's own state and decides where the hand should go. An :class:`Operator` decides how well the
+hand gets there. There are six operators, two of each level of skill, with robomimic's names. Operator k mod 6 records
+demonstration k. As in the human sets, only successes are kept, and a recording goes on for five successful steps.
 
-The rows are a function of (task, seed, demonstration) and of the simulator's version alone: demonstration k is the
-same whatever the number of processes, of demonstrations or of interruptions.
+The rows depend only on (task, seed, demonstration) and the simulator's version: demonstration k does not depend on the
+number of processes, demonstrations or interruptions.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from dfp.tasks.robomimic.environment import RobomimicEnvironment
 from dfp.tasks.robomimic.files import Demonstration
 
 HELD = 5  # successful steps in a row at the end of a recording, as in the multi-human sets
-PATIENCE = 1.5  # a recording may take as many times the episode cap: people's do, too
-ATTEMPTS = 50  # after as many in vain the script is broken
+PATIENCE = 1.5  # a recording may be so many times as long as the episode cap, as some human recordings are
+ATTEMPTS = 50  # attempts without a success after which the script must be broken
 REACH = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5])  # metres and radians that an action of 1 asks for
-GAIN = 1.5  # of a movement: actions per REACH that is missing
+GAIN = 1.5  # of a movement: the action for each REACH of distance to the place
 OPEN, CLOSED = -1.0, 1.0
 UP = np.array([0.0, 0.0, 1.0])
 
@@ -64,9 +64,9 @@ def generate(task: TaskSpec, data: DataSpec, folder: Path, processes: int) -> Re
 
     Raises:
       ConfigError: no such environment, or another simulator than ``dfp.tasks.robomimic.environment.SIMULATOR``.
-      DataError: a recording process died.
+      DataError: a recording process died, or a demonstration did not succeed in :data:`ATTEMPTS` attempts.
     """
-    environment.make_environment(task).close()  # refuses what cannot work before anything starts
+    environment.make_environment(task).close()  # refuses a wrong task or simulator before anything starts
     assert data.episodes is not None  # DataSpec promises both for source 'generate'
     assert data.seed is not None
     (name,) = file_names(task.dataset, 1, "hdf5")
@@ -82,7 +82,7 @@ def generate(task: TaskSpec, data: DataSpec, folder: Path, processes: int) -> Re
 
 
 def record_demonstration(task: TaskSpec, seed: int, number: int) -> Demonstration:
-    """Demonstration ``number``: the first success of its operator."""
+    """Demonstration ``number``: the first success of its operator. ``DataError`` after :data:`ATTEMPTS` failures."""
     operator = OPERATORS[_operator(number)]
     for attempts in range(1, ATTEMPTS + 1):
         demo = _attempt(_environment(task), task, operator, np.random.default_rng((seed, number, attempts)))
@@ -101,7 +101,7 @@ def _environment(task: TaskSpec) -> RobomimicEnvironment:
     return _ENVIRONMENTS[task.environment]
 
 
-_ENVIRONMENTS: dict[str, RobomimicEnvironment] = {}  # a recording process keeps the one it needs
+_ENVIRONMENTS: dict[str, RobomimicEnvironment] = {}  # by name; a recording process uses one for all its episodes
 
 
 def _attempt(
@@ -151,9 +151,10 @@ class _Over(Exception):
 
 
 class Hand:
-    """The robot's hand, moved as an operator would, and the recording of what it does.
+    """The robot's hand, moved as an operator would, and the recording of its movements.
 
-    Whatever moves it ends with :class:`_Over` once the task was solved for :data:`HELD` steps, or time is up.
+    Every method that moves the hand raises :class:`_Over` when the task was solved for :data:`HELD` steps in a row, or
+    time is up.
     """
 
     def __init__(
@@ -204,14 +205,16 @@ class Hand:
     def go(
         self, place: Callable[[], np.ndarray], across: float, tolerance: float, steps: int, calm: float = 1.0
     ) -> bool:
-        """Move until within ``tolerance`` metres of ``place()``, which may move, for at most ``steps``; whether there.
+        """Move towards ``place()``, which may change. Returns whether the hand arrived.
 
         Args:
-          across: where the fingers should point while it moves, see :attr:`across`; either finger may lead.
+          across: wanted value of :attr:`across`; a hand turned by half a circle is as good.
+          tolerance: distance at which the hand has arrived, metres.
+          steps: the most steps to take.
           calm: factor on the operator's speed and tremor.
         """
         speed = self._operator.speed * calm
-        missing = np.zeros(6)  # the arm yields to loads: what stays missing adds up until it pushes enough
+        missing = np.zeros(6)  # sum of the errors, because under a load the arm stops short of its goal
         for _ in range(steps):
             shift, turn = place() - self.position, self._turn(across)
             if np.linalg.norm(shift) < tolerance and np.linalg.norm(turn) < 0.1:
@@ -224,7 +227,7 @@ class Hand:
         return False
 
     def wander(self, place: np.ndarray, across: float) -> None:
-        """Stop here and there on the way to ``place``, if that is how the operator moves."""
+        """Make the operator's detours on the way to ``place``."""
         for _ in range(self._stream.poisson(self._operator.detours)):
             stop = self.position + self._stream.uniform(0.2, 0.8) * (place - self.position)
             stop += self._stream.normal(size=3) * self._operator.wandering * (1, 1, 0.5)
@@ -242,7 +245,7 @@ class Hand:
             self._act(np.zeros(6), calm=0.3)
 
     def miss(self, place: Callable[[], np.ndarray], across: float) -> None:
-        """Close the fingers at ``place()``, where nothing is, if that is what happens to the operator now."""
+        """With the operator's probability of a miss, close the fingers at ``place()``, where nothing is."""
         if self._stream.random() < self._operator.misses:
             self.go(place, across, tolerance=0.01, steps=30)
             self.grip(CLOSED)
@@ -285,7 +288,7 @@ def _fixed(place: np.ndarray) -> Callable[[], np.ndarray]:
 
 
 def _near_zero(angle: float, turn: float) -> float:
-    """``angle`` less as many whole ``turn``s as bring it nearest to zero."""
+    """``angle`` minus the number of whole ``turn``s that brings it nearest to zero."""
     return (angle + turn / 2) % turn - turn / 2
 
 

@@ -1,4 +1,4 @@
-"""robomimic's HDF5 files: what is in them, a reader that refuses what is not, and a writer. ::
+"""robomimic's HDF5 files: their content, a reader that checks it, and a writer. ::
 
     data              attributes: env_args (JSON: the environment), total (transitions in the file)
       demo_0 ...      attributes: num_samples (transitions), model_file (the episode's model as XML); attempts (ours)
@@ -11,10 +11,10 @@
     mask/NAME         names of demonstrations; the multi-human sets have one per operator and per level of skill
 
 **Which steps are marked.** robomimic extracts its human sets with ``--done_mode 2``: ``dones`` is 1 wherever the
-state after the action is a success, and at a demonstration's last step. Operators held on for a moment, so a
+state after the action is a success, and at a demonstration's last step. The operators went on for a moment, so a
 demonstration of the multi-human sets ends with five successes in a row, and five marks. Here a marked step ends a
 stored episode, as in the authors' release: the four steps after the first success are episodes of one transition
-each. A last step without a mark ends its episode all the same.
+each. A demonstration's last step ends its episode even without a mark.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ except ModuleNotFoundError:
     raise ConfigError("package 'h5py': not installed; Robomimic's tasks need `uv sync --extra robomimic`") from None
 
 
-MARKS = ("rewards", "dones")  # 0 or 1 of each transition: it led to a success, it is marked as an end
+MARKS = ("rewards", "dones")  # 0 or 1 of each transition: whether it led to a success, and whether it is marked
 
 
 class Demonstration(NamedTuple):
@@ -52,7 +52,7 @@ class Demonstration(NamedTuple):
     actions: np.ndarray  #: [n, A]
     rewards: np.ndarray  #: [n], 0 or 1
     observations: dict[str, np.ndarray]  #: each [n + 1, ...]
-    attempts: int = 1  #: generated ones: how many it took to succeed
+    attempts: int = 1  #: of a generated one: attempts until it succeeded
 
 
 # --------------------------------------------------------------------------- reading
@@ -62,8 +62,8 @@ def read_transitions(file: Path, task: TaskSpec) -> Dataset:
     """The transitions of one HDF5 file in the order of its demonstrations, with rewards minus 1.
 
     Raises:
-      DataError: the file is damaged, was recorded in another environment, or a column is missing, has another shape
-        or holds what it must not.
+      DataError: the file is damaged or was recorded in another environment, or a column is missing, has another shape
+        or holds a value that is not allowed.
     """
     with _reading(file, task) as archive:
         data = _group(file, archive, "data")
@@ -75,7 +75,7 @@ def read_transitions(file: Path, task: TaskSpec) -> Dataset:
 
 
 def read_env_args(file: Path, task: TaskSpec) -> dict[str, Any]:
-    """What a file says of its environment. Raises ``DataError`` if that is not the environment of ``task``."""
+    """The ``env_args`` of a file. Raises ``DataError`` if they are not of the environment of ``task``."""
     with _reading(file, task) as archive:
         return _require_environment(file, _group(file, archive, "data"), task)
 
@@ -99,7 +99,7 @@ def read_demonstrations(file: Path, task: TaskSpec) -> Iterator[tuple[str, Demon
 
 
 def read_attempts(file: Path, task: TaskSpec) -> dict[str, list[int]]:
-    """Of a generated file: how many attempts each demonstration took, by the name of each mask."""
+    """The attempts of each demonstration of a generated file, as a list for each mask."""
     with _reading(file, task) as archive:
         return {
             mask: [int(archive[f"data/{name.decode()}"].attrs["attempts"]) for name in names[()]]

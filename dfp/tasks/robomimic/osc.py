@@ -1,10 +1,10 @@
-"""robosuite's arm under ``OSC_POSE``, bit for bit, without what robosuite computes in vain in each substep.
+"""robosuite's arm under ``OSC_POSE``, bit for bit, without computations that robosuite repeats in each substep.
 
-One control step is 25 substeps of physics. In each, robosuite looks up every site and joint by name, computes each
-Jacobian up to three times and that of the fixed base twice, and limits of actuators and origins that never change:
-0.19 ms, beside 0.03 ms of physics. What is left here is the controller's own mathematics, by robosuite's own compiled
-functions, on arrays of the same layout: the same bits, and a step in a third of the time
-(tests/tasks/test_robomimic.py).
+One control step is 25 substeps of physics. In each of them robosuite looks up every site and joint by name, and
+computes each Jacobian up to three times, that of the fixed base twice, and limits and origins that never change. This
+takes 0.19 ms a substep, beside 0.03 ms of physics. This module has only the controller's own mathematics. It calls
+robosuite's own compiled functions on arrays of the same layout, so the bits are the same. A step takes a third of the
+time (tests/tasks/test_robomimic.py).
 """
 # pyright: reportAttributeAccessIssue=false
 # (MuJoCo's compiled functions come without stubs.)
@@ -22,7 +22,7 @@ class Arm:
     """The first robot of a simulator: a Panda under ``OSC_POSE``, in world coordinates and with a fixed impedance."""
 
     def __init__(self, simulator: Any) -> None:
-        """After a reset of ``simulator``, which makes new controllers, and maybe a new model."""
+        """Make one after every reset of ``simulator``, which makes new controllers and maybe a new model."""
         robot = simulator.robots[0]
         self._model, self._data = simulator.sim.model._model, simulator.sim.data._data
         self._arm, self._fingers = robot.part_controllers["right"], robot.part_controllers["right_gripper"]
@@ -39,14 +39,14 @@ class Arm:
         self._mathematics = importlib.import_module("robosuite.utils.control_utils")
 
     def step(self, action: np.ndarray, substeps: int) -> None:
-        """Move by ``action`` [7]; what robosuite's ``step`` does to the simulation."""
+        """Move by ``action`` [7], and change the simulation as robosuite's ``step`` does."""
         model, data, arm, fingers = self._model, self._data, self._arm, self._fingers
         mujoco.mj_step1(model, data)
         begun = arm.new_update
         arm.set_goal(action[:6])
         fingers.set_goal(self._gripper.format_action(action[6:]))
         data.ctrl[self._finger_actuators] = _within(fingers.run_controller(), *self._finger_limits)
-        # An episode's first torques come from what the controller saw when it was made, before the fingers opened.
+        # An episode's first torques depend on the state in which the controller was made, before the fingers opened.
         torques = self._torques() if begun else arm.run_controller()
         arm.new_update = True  # the next goal starts from where the hand is then
         for substep in range(substeps):
@@ -78,7 +78,7 @@ class Arm:
 
 
 def _range(indices: list[int]) -> slice:
-    """``indices``, which follow each other, as a slice: a tenth of the time of an index."""
+    """Consecutive ``indices`` as a slice, which takes a tenth of the time of an array of indices."""
     assert list(indices) == list(range(indices[0], indices[0] + len(indices)))
     return slice(indices[0], indices[0] + len(indices))
 

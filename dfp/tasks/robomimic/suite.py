@@ -16,12 +16,12 @@ DATASET_URL = "https://huggingface.co/datasets/robomimic/robomimic_datasets/reso
 
 
 class RobomimicSuite(Suite):
-    """A file holds whole demonstrations, with the simulator's states: they can be played again."""
+    """A file holds whole demonstrations, with the simulator's states, so that they can be played again."""
 
     mirror = "DFP_ROBOMIMIC_URL"
     extra = "robomimic"
     replays = True
-    bytes_per_number = 80  # every observation twice, in float64, and more of them than a state has
+    bytes_per_number = 80  # a file has every observation twice, in float64, and more observations than a state
 
     def make_environment(self, task: TaskSpec) -> Environment:
         return simulator_module("dfp.tasks.robomimic.environment").make_environment(task)
@@ -49,7 +49,7 @@ class RobomimicSuite(Suite):
         sight = Sight(lookat=(-0.05, 0.02, 0.95), distance=1.5, azimuth=155.0, elevation=-26.0)
         collisions = 0  # the group of shapes that robosuite's robots collide with
 
-        def scene() -> tuple[Any, Any]:  # robosuite makes others at a reset
+        def scene() -> tuple[Any, Any]:  # looked up at every frame, because a reset may make another model
             return simulator.sim.model._model, simulator.sim.data._data
 
         return MuJoCoView(task, made, scene, sight, camera, size, hidden=collisions)

@@ -8,12 +8,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from support.chunks import GAMMA, dataset
-from support.small_agents import NETWORK, TRAINING, S, bandit, changed, make, start, two_modes
-from support.small_offline_agents import SETTINGS, chunks, close, small
+from support.small_agents import NETWORK, TRAINING, B, H, S, bandit, changed, make, start, two_modes
+from support.small_offline_agents import SETTINGS, D, chunks, close, known, small
 from typer.testing import CliRunner
 
 import dfp
 from dfp.__main__ import app
+from dfp.agents.base.actor_critic import AgentState
 from dfp.agents.offline import cac, fawac, fbrac, rebrac
 from dfp.plan.catalogue import CATALOGUE
 from dfp.training.replay import chunks_at, live_rows, make_buffer, sample_chunks, with_next_action
@@ -76,6 +77,20 @@ def test_an_update_moves_what_it_should(module):
         jax.tree.map(close, after.anchor, jax.tree.map(lambda a, b: 1e-3 * a + 0.999 * b, after.actor, before.actor))
     else:
         assert after.anchor is None
+
+
+@pytest.mark.parametrize("module", SETTINGS)
+def test_a_chunk_that_ran_past_its_episode_does_not_train_the_critic(module):
+    """Only the first of eight chunks ends inside its episode. Both critics say 1 and the return is 3: 4 / 8."""
+    agent = known(
+        small(module),
+        generate=lambda self, actor, observation, noise: 0.0 * noise[..., :D],
+        values=lambda self, critic, observation, action: critic + jnp.zeros((2, len(action))),
+    )
+    valid = jnp.ones((B, H)).at[1:, -1].set(0.0)
+    data = chunks()._replace(valid=valid, return_=jnp.full(B, 3.0), discount=jnp.zeros(B))
+    state = AgentState(actor=None, critic=1.0, target_critic=1.0, anchor=None, optimiser=())
+    np.testing.assert_allclose(agent.critic_loss(1.0, state, data, jax.random.key(0))[0], 0.5)
 
 
 @pytest.mark.parametrize(

@@ -265,6 +265,15 @@ def test_times_are_ordered_and_logit_normal():
     assert logits.std() == pytest.approx(1.0, abs=0.05)
 
 
+def test_times_have_the_mean_and_the_deviation_of_the_settings():
+    """Sigmoids of ``1 + 0.5 n`` with standard normal ``n``."""
+    key = jax.random.key(0)
+    r, t = make(mvp, time_mean=1.0, time_std=0.5).sample_times(key, 5)
+    draws = 1.0 + 0.5 * np.asarray(jax.random.normal(key, (2, 5, 1)))
+    np.testing.assert_allclose(r, 1.0 / (1.0 + np.exp(-draws.min(axis=0))), rtol=1e-5)
+    np.testing.assert_allclose(t, 1.0 / (1.0 + np.exp(-draws.max(axis=0))), rtol=1e-5)
+
+
 def test_mvp_invalid_steps_do_not_count():
     agent = make(mvp, top_k=None)
     current, data, key = start(agent), batch(), jax.random.key(1)
@@ -314,6 +323,12 @@ def test_parameter_counts():
     hidden = (inputs * width + width) + (width * width + width)
     assert parameter_count(current.actor) == hidden + width * H * A + H * A
     assert parameter_count(current.critic) == 2 * (hidden + 2 * 2 * width + width + 1)
+
+
+def test_an_agent_has_as_many_critics_as_its_network_says():
+    agent = dataclasses.replace(make(dfp), network=NETWORK.model_copy(update={"ensemble_size": 3}))
+    shapes = jax.eval_shape(agent.init_critic, jax.random.key(0))
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(shapes)} == {3}
 
 
 def test_critics_are_independent():

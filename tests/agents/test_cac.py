@@ -23,6 +23,13 @@ def test_cac_generates_in_two_passes_from_noise_of_its_own():
     np.testing.assert_allclose(agent.generate(actor, observation, noise), second, rtol=1e-4, atol=1e-5)
 
 
+def test_cac_has_as_many_passes_as_the_setting_says():
+    """Three, at levels 80, 41 and 2. With ``f = x + sigma`` and no noise a sample is their sum."""
+    agent = known(small(cac, sampling_steps=3), function=lambda self, actor, observation: lambda x, sigma: x + sigma)
+    assert agent.noise_size == 3 * D
+    np.testing.assert_allclose(agent.generate(None, jnp.zeros((1, S)), jnp.zeros((1, 3 * D))), np.full((1, D), 123.0))
+
+
 def test_cac_draws_its_samples_by_softmax_q_of_the_target_critics():
     """Two possible actions whose values differ by log 3: the better one is drawn three times as often."""
     base = make(cac, chunk=1, eta=0.0, samples=2)
@@ -91,6 +98,21 @@ def test_cac_student_learns_from_the_teacher_and_from_q():
         expected = jax.jit(jax.grad(by_definition))(state.actor)
         found = jax.jit(jax.grad(lambda actor, agent=agent: agent.actor_loss(actor, state, data, key)[0]))(state.actor)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), found, expected)
+
+
+def test_cac_climbs_the_value_of_the_action_that_is_executed():
+    """``pi = p`` and ``Q = 3 a_1``. At p = 2 the action is 1 and Q is 3, with no slope."""
+    agent = known(
+        make(cac, chunk=1, eta=1.0),
+        function=lambda self, actor, observation: lambda x, sigma: 0.0 * x,
+        generate=lambda self, actor, observation, noise: actor + jnp.zeros((len(observation), A)),
+        values=lambda self, critic, observation, action: critic * action[None, :, 0],
+    )
+    state = AgentState(actor=2.0, critic=3.0, target_critic=-5.0, anchor=2.0, optimiser=())
+    (loss, metrics), slope = jax.value_and_grad(
+        lambda p: agent.actor_loss(p, state, two_modes(4, chunk=1), jax.random.key(0)), has_aux=True
+    )(2.0)
+    np.testing.assert_allclose((metrics["actor_q_mean"], loss, slope), (3.0, -1.0, 0.0))
 
 
 def test_cac_has_the_releases_samples_and_a_teacher_at_its_own_rate():

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.small_agents import NETWORK, TRAINING, A, B, H, S, bandit, batch, changed, make, start, two_modes
+from support.small_offline_agents import known
 
 from dfp.agents import bfn, fql
 from dfp.agents.base.actor_critic import td_target
@@ -151,6 +152,13 @@ def test_bfn_generates_by_ten_euler_steps():
     np.testing.assert_allclose(agent.generate(actor, observation, noise), x, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(("steps", "end"), [(1, 3.0), (2, 4.0)])
+def test_the_flow_takes_as_many_steps_as_the_setting_says(steps, end):
+    """``v = 2 x`` from 1: one Euler step ends at 1 + 2, two end at (1 + 1) (1 + 1)."""
+    agent = known(make(bfn, flow_steps=steps), velocity=lambda self, flow, observation: lambda x, t: 2.0 * x)
+    np.testing.assert_allclose(agent.generate(None, jnp.zeros((1, S)), jnp.ones((1, D))), np.full((1, D), end))
+
+
 @pytest.mark.parametrize("module", [bfn, fql])
 def test_generate_takes_any_leading_dimensions(module):
     agent = make(module, **dict(AGENTS)[module])
@@ -199,6 +207,12 @@ def terms(agent, state, data, key):
     """The actor loss's gradient and metrics, and the student's noise, drawn as the loss draws it."""
     gradient, metrics = jax.jit(jax.grad(agent.actor_loss, has_aux=True))(state.actor, state, data, key)
     return gradient, metrics, jax.random.normal(jax.random.split(key)[1], data.action.shape)
+
+
+def test_the_student_begins_with_weights_of_its_own():
+    """Its hidden layers have the sizes of the flow's. From one key they would begin equal."""
+    actor = start(make(fql, alpha=3.0)).actor
+    assert changed(actor["flow"]["params"]["Dense_1"], actor["student"]["params"]["Dense_1"])
 
 
 class Copy(fql.Agent):

@@ -8,7 +8,7 @@ import numpy as np
 from support.small_agents import A, S, bandit, changed, make, start, two_modes
 from support.small_offline_agents import chunks, close, known, small
 
-from dfp.agents.base.actor_critic import per_step
+from dfp.agents.base.actor_critic import AgentState, per_step
 from dfp.agents.base.implicit_q import advantage_weights
 from dfp.agents.models.flow import draw_start, integrate
 from dfp.agents.offline import fawac, fbrac
@@ -37,6 +37,19 @@ def test_fawac_weights_by_hand_and_at_the_clip():
     _, metrics = agent.actor_loss(state.actor, state, data, jax.random.key(1))
     np.testing.assert_allclose(metrics["weight_mean"], np.mean(weights), rtol=1e-5)
     assert metrics["clipped_share"] == 0.25
+
+
+def test_fawac_draws_one_action_for_each_state():
+    """``pi(s, z) = z`` and ``Q = a_1``; the data's action is 0. The advantage is minus the state's own noise."""
+    agent = known(
+        make(fawac, chunk=1, inverse_temperature=1.0),
+        generate=lambda self, actor, observation, noise: noise,
+        values=lambda self, critic, observation, action: action[None, :, 0],
+    )
+    data, key = two_modes(4, chunk=1)._replace(action=jnp.zeros((4, A))), jax.random.key(1)
+    drawn = [float(jax.random.normal(row, (1, A))[0, 0]) for row in jax.random.split(key, 4)]
+    advantage = agent.advantage(AgentState(None, {}, {}, None, ()), data, key)
+    np.testing.assert_allclose(advantage, -np.clip(drawn, -1.0, 1.0), rtol=1e-5)
 
 
 def test_fawac_loss_is_flow_matching_with_those_weights():
@@ -114,6 +127,19 @@ def test_fawac_value_by_regression_is_trained_and_its_target_is_of_q_alone():
 
 
 # --------------------------------------------------------------------------- FBRAC
+
+
+def test_fbrac_bootstraps_from_the_mean_of_the_target_critics():
+    """``Q'_e = 4 a_1 + e``, e = 0 and 1: at the policy's action 0.5 they are 2 and 3."""
+    agent = known(
+        make(fbrac, chunk=1, alpha=1.0),
+        generate=lambda self, actor, observation, noise: 0.5 + 0.0 * noise,
+        values=lambda self, critic, observation, action: critic * action[None, :, 0] + jnp.array([[0.0], [1.0]]),
+    )
+    data = two_modes(2, chunk=1)._replace(return_=jnp.zeros(2), discount=jnp.full(2, 0.5))
+    state = AgentState(actor=None, critic=-9.0, target_critic=4.0, anchor=None, optimiser=())
+    _, metrics = agent.critic_loss(0.0, state, data, jax.random.key(0))
+    np.testing.assert_allclose(metrics["target_mean"], 0.5 * 2.5)
 
 
 def test_fbrac_gradient_goes_through_all_euler_steps():

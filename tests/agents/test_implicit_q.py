@@ -8,6 +8,7 @@ from support.small_agents import A, H, S, batch, changed, make, start
 
 from dfp.agents.base import implicit_q
 from dfp.agents.base.actor_critic import AgentState
+from dfp.agents.base.batch import Batch
 from dfp.agents.offline import idql, ifql, iql, srpo
 
 AGENTS = [(iql, {"alpha": 1.0}), (ifql, {}), (idql, {}), (srpo, {})]
@@ -86,6 +87,17 @@ def test_the_critic_loss_by_definition():
     np.testing.assert_allclose(metrics["critic_loss"], np.mean(td), rtol=1e-5)
     np.testing.assert_allclose(loss, value_loss + np.mean(td), rtol=1e-5)
     np.testing.assert_allclose(metrics["target_mean"], target.mean(), rtol=1e-5)
+
+
+def test_v_learns_the_expectile_of_the_settings():
+    """``V(s)`` is 1 and 4 where the target critics say 2: with 0.7 the errors weigh 0.7 and 0.3."""
+    base = make(iql, alpha=2.0, expectile=0.7)
+    agent = Known(base.network, base.training, S, A, base.config)
+    nothing, states = jnp.zeros(2), jnp.array([[0.0, 1.0, 0.0], [0.0, 4.0, 0.0]])
+    data = Batch(states, jnp.zeros((2, H * A)), jnp.ones((2, H)), nothing, nothing, jnp.zeros((2, S)))
+    state = AgentState(actor=None, critic={"q": 0.0, "v": 0.0}, target_critic=2.0, anchor=None, optimiser=())
+    _, metrics = agent.critic_loss({"q": 0.0, "v": 1.0}, state, data, jax.random.key(0))
+    np.testing.assert_allclose(metrics["value_loss"], (0.7 * 1.0 + 0.3 * 4.0) / 2, rtol=1e-6)
 
 
 def test_the_advantage_is_of_the_online_critics_minimum():

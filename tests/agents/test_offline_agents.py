@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from support.small_agents import NETWORK, TRAINING, A, B, H, S, bandit, batch, changed, make, start, two_modes
+from support.small_offline_agents import known
 
 import dfp
 from dfp.agents.base.actor_critic import AgentState, per_step
@@ -174,6 +175,28 @@ def test_idql_clones_by_noise_prediction_at_its_five_steps():
     prediction = functools.partial(agent.diffusion, state.actor, data.observation)
     expected = noise_prediction_loss(prediction, idql.SCHEDULE, data.action, noise, t, per_step(data.valid, A))
     close(agent.actor_loss(state.actor, state, data, key)[0], expected)
+
+
+def test_idql_has_as_many_steps_as_the_setting_says():
+    """Two: times are 1/2 and 1, and two draws of noise make an action. ``eps_hat = t``."""
+    agent = known(
+        small(idql, diffusion_steps=2),
+        diffusion=property(lambda self: lambda actor, observation, x, t: t + 0.0 * x),
+    )
+    state, data, key = AgentState(None, {}, {}, None, ()), batch(), jax.random.key(1)
+    noise_key, time_key = jax.random.split(key)
+    noise, t = jax.random.normal(noise_key, (B, D)), jax.random.randint(time_key, (B, 1), 1, 3) / 2
+    loss, _ = agent.actor_loss(None, state, data, key)
+    close(loss, np.mean(per_step(data.valid, A) * (t - noise) ** 2))
+    assert agent.noise_size == 2 * D
+    steps = jax.random.normal(key, (B, 2, D))
+    expected = ancestral(lambda x, t: t + 0.0 * x, idql.SCHEDULE, steps)
+    close(agent.generate(None, data.observation, steps.reshape(B, 2 * D)), expected)
+
+
+@pytest.mark.parametrize(("module", "network"), [(idql, "diffusion"), (srpo, "behaviour")])
+def test_the_noise_prediction_has_as_many_blocks_as_the_setting_says(module, network):
+    assert getattr(small(module, blocks=1), network).body.blocks == 1
 
 
 def test_the_schedules_of_idql_and_srpo():

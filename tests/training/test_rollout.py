@@ -128,6 +128,23 @@ def test_the_rest_of_a_chunk_is_dropped_when_its_episode_ends(way):
     assert result[1:] == (-3.0, 3, True, True)
 
 
+@pytest.mark.parametrize("way", ["terminated", "truncated"])
+def test_a_simulator_plays_no_step_after_its_episode(way):
+    """In training: the answer to the next request would be one of those steps."""
+    task = make_spec().task
+    environment = Checked(Ending(task, **{way: True}), task)
+    assert len(list(rollout._played(environment, np.zeros((5, task.action_size))))) == 3
+
+
+@pytest.mark.parametrize("way", ["terminated", "truncated"])
+def test_no_step_is_awaited_after_an_episode(way):
+    step = Step(np.zeros(3), -1.0, False, False, False)
+    answers = iter([step, step._replace(**{way: True})])
+    environment = RemoteEnvironment.__new__(RemoteEnvironment)
+    environment._worker = SimpleNamespace(send=lambda _: None, receive=lambda: next(answers))  # pyright: ignore
+    assert len(list(environment.play(np.zeros((5, 2))))) == 2
+
+
 class Passing(Ending):
     """Its second step is a success that ends nothing; its third, without success, ends the episode."""
 
@@ -232,3 +249,16 @@ def test_a_reward_that_is_no_number_stops_the_run():
     assert environment.step(np.zeros(task.action_size)).reward == -1.0
     with pytest.raises(SimulatorError, match=r"reward is nan \(entry 0\) at step 2 .*seed 11"):
         environment.step(np.zeros(task.action_size))
+
+
+class Lost(Poisoned):
+    """It begins at no place."""
+
+    def reset(self, seed: int) -> np.ndarray:
+        return np.full(self.width, np.inf, np.float32)
+
+
+def test_a_first_state_that_is_no_number_stops_the_run():
+    task = make_spec().task
+    with pytest.raises(SimulatorError, match=r"observation is inf \(entry 0\) at step 0 .*seed 11"):
+        Checked(Lost(task, bad=0), task).reset(11)

@@ -47,3 +47,18 @@ def test_a_short_run_measures_no_speed_before_its_first_update(steps, measured, 
     spec = spec.model_copy(update={"training": spec.training.model_copy(update={"offline_steps": steps})})
     session.refuse_slow_cpu(spec, session.Options(Path()))
     assert bool(asked) is measured
+
+
+def test_the_online_phase_is_judged_by_its_own_steps(monkeypatch):
+    """One offline update, but 100 million online steps."""
+    monkeypatch.setattr(session, "gemm_rate", lambda: 1.0)
+    spec = run_spec(load_config(CATALOGUE / "demo.yaml"), load_catalogue(), "cube-single-task2", "dfp", 0)
+    assert spec.online is not None
+    spec = spec.model_copy(
+        update={
+            "training": spec.training.model_copy(update={"offline_steps": 1}),
+            "online": spec.online.model_copy(update={"steps": 100_000_000}),
+        }
+    )
+    with pytest.raises(session.TrainingError, match="this finetune run would take about"):
+        session.refuse_slow_cpu(spec, session.Options(Path()))

@@ -93,6 +93,8 @@ class _Started(Exception):
             "--profile {ROOT}/workflow/profiles/workstation --config gpus=0,1 results_dir=slurm -- all",
         ),
         ("--profile=slurm all", "--profile={ROOT}/workflow/profiles/slurm all"),
+        ("--executor slurm --jobs 5 all", "--executor slurm --jobs 5 all"),
+        ("--configfile config/mine.yaml -n", "--configfile config/mine.yaml -n"),
     ],
 )
 def test_snakemake_gets_every_argument_as_it_was_given(monkeypatch, tmp_path, given, passed):

@@ -93,7 +93,10 @@ def exit_code(codes: list[int]) -> int:
 
 def _start(group: list[Member], options: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "dfp", "train", *(_one(group[0]) if len(group) == 1 else _seeds(group)), *options]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # A driver may write bytes that are not text. They must not end the thread that reads: the child would wait for it.
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
 
 
 def _one(member: Member) -> list[str]:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -75,6 +76,13 @@ def test_the_largest_seed_is_that_of_a_configuration():
     assert seed.validate_python(MAX_SEED) == MAX_SEED
     with pytest.raises(ValidationError):
         seed.validate_python(MAX_SEED + 1)
+
+
+def test_a_home_in_a_path_is_expanded_also_if_the_option_may_be_repeated():
+    doctor = ROOT.get_command(CONTEXT, "ops").commands["doctor"]  # pyright: ignore
+    given = doctor.make_context("doctor", ["--profile", "slurm", "--profile=~/site.yaml", "--config=~/c.yaml"]).params
+    assert list(given["profile"]) == [Path("slurm"), Path.home() / "site.yaml"]
+    assert given["config"] == Path.home() / "c.yaml"
 
 
 class _Started(Exception):

@@ -24,6 +24,11 @@ def _path(text: str) -> Path:
         raise ConfigError(str(error)) from None
 
 
+def _holds_path(kind: Any) -> bool:
+    """Whether a type is a path, or made of it: ``list[Path] | None``."""
+    return kind is Path or any(map(_holds_path, get_args(kind)))
+
+
 class _Commands(typer.Typer):
     """An empty group of commands, whose paths :func:`_path` reads; help in plain text, which is short and quick."""
 
@@ -33,7 +38,7 @@ class _Commands(typer.Typer):
         def with_paths(function: Callable[..., None]) -> Callable[..., None]:
             for name, hint in get_type_hints(function, include_extras=True).items():
                 kind, *info = get_args(hint) or (None,)
-                if info and Path in (kind, *get_args(kind)) and info[0].parser is None:
+                if info and _holds_path(kind) and info[0].parser is None:
                     info[0].parser = _path
                     info[0].metavar = "PATH" if isinstance(info[0], OptionInfo) else name.upper()
             return register(function)

@@ -35,7 +35,7 @@ def doctor(
     partition: Annotated[str | None, typer.Option("--partition", help="SLURM partition of the jobs.")] = None,
     submit: Annotated[bool, typer.Option("--submit", help="Also submit a one-minute job on a GPU.")] = False,
     sbatch: Annotated[
-        list[str] | None, typer.Option("--sbatch", help="Option that --submit passes on. Repeat.")
+        list[str] | None, typer.Option("--sbatch", help="An option for sbatch, with --submit; repeatable.")
     ] = None,
     wait: Annotated[float, typer.Option("--wait", min=0.0, help="Minutes to wait for that job.")] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

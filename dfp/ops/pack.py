@@ -30,7 +30,7 @@ class Member(NamedTuple):
     start: Path | None  #: folder of the pretraining, of a fine-tuning
 
     def finished(self) -> bool:
-        """Whether the results of a run that started from ``start`` are there, or could be put back."""
+        """Whether the run, started from ``start``, is finished. Results that were removed are put back."""
         start = identity(self.start)
         return problem(self.folder, self.spec.digest(), start) is None or recall(self.folder, self.spec, start)
 

@@ -11,6 +11,8 @@ from typer.core import TyperCommand
 from dfp.commands.options import group
 from dfp.shipped import CATALOGUE, PROFILES, SNAKEFILE
 
+PROFILE_OPTIONS = {"--profile", "--workflow-profile"}
+
 
 class _Passing(TyperCommand):
     """Passes every argument on as it is, also ``--``, which click would drop."""
@@ -38,11 +40,11 @@ def run(context: typer.Context) -> None:
 def _shipped(argument: str, before: str) -> str:
     """The argument; a profile or configuration that is not in the current folder becomes the path of the package's.
 
-    ``before``: the argument before this one. ``slurm`` is a profile only after ``--profile``. Elsewhere it is the name
-    of an executor.
+    ``before``: the argument before this one. ``slurm`` is a profile only after an option of :data:`PROFILE_OPTIONS`.
+    Elsewhere it is the name of an executor.
     """
     option, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-    if "--profile" in (option, before) and value in ("slurm", "workstation"):
+    if PROFILE_OPTIONS & {option, before} and value in ("slurm", "workstation"):
         ours = PROFILES / value
     elif Path(value).parent == Path("config") and value.endswith(".yaml"):
         ours = CATALOGUE / Path(value).name

@@ -38,7 +38,7 @@ RENAMED = {
 
 
 class Groups(TyperGroup):
-    """The groups, imported one by one, since each needs more than a line of help does."""
+    """The groups. The module of a group is imported only when the group is used, so that help is quick."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(GROUPS)

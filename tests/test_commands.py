@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -77,6 +78,13 @@ def test_the_largest_seed_is_that_of_a_configuration():
         seed.validate_python(MAX_SEED + 1)
 
 
+def test_a_home_in_a_path_is_expanded_also_if_the_option_may_be_repeated():
+    doctor = ROOT.get_command(CONTEXT, "ops").commands["doctor"]  # pyright: ignore
+    given = doctor.make_context("doctor", ["--profile", "slurm", "--profile=~/site.yaml", "--config=~/c.yaml"]).params
+    assert list(given["profile"]) == [Path("slurm"), Path.home() / "site.yaml"]
+    assert given["config"] == Path.home() / "c.yaml"
+
+
 class _Started(Exception):
     """In place of the process that Snakemake would have become."""
 
@@ -93,6 +101,8 @@ class _Started(Exception):
             "--profile {ROOT}/workflow/profiles/workstation --config gpus=0,1 results_dir=slurm -- all",
         ),
         ("--profile=slurm all", "--profile={ROOT}/workflow/profiles/slurm all"),
+        ("--executor slurm --jobs 5 all", "--executor slurm --jobs 5 all"),
+        ("--configfile config/mine.yaml -n", "--configfile config/mine.yaml -n"),
     ],
 )
 def test_snakemake_gets_every_argument_as_it_was_given(monkeypatch, tmp_path, given, passed):

@@ -56,10 +56,10 @@ def bench(
     width: Annotated[int | None, typer.Option("--width", min=1, help="Default: the configuration's.")] = None,
     depth: Annotated[int | None, typer.Option("--depth", min=1, help="Default: the configuration's.")] = None,
     batch: Annotated[int | None, typer.Option("--batch", min=1, help="Default: the configuration's.")] = None,
-    simulator: Annotated[bool, typer.Option("--simulator", help="Also the loops, and an evaluation.")] = False,
+    simulator: Annotated[bool, typer.Option("--simulator", help="Also time the loops and an evaluation.")] = False,
     steps: Annotated[int, typer.Option("--steps", min=600, help="Environment steps of the online loop.")] = 3000,
     episodes: Annotated[int, typer.Option("--episodes", min=1, help="Episodes of the evaluation.")] = 50,
-    scaling: Annotated[Path | None, typer.Option("--scaling", help="Instead: cost as work grows; a folder.")] = None,
+    scaling: Annotated[Path | None, typer.Option("--scaling", help="Folder. Time updates as work grows.")] = None,
     beside: Annotated[
         Path | None, typer.Option("--beside", help="Checkout of the authors' release, to time too.")
     ] = None,

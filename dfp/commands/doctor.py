@@ -12,7 +12,7 @@ from dfp.commands.options import DEFAULT_CONFIG, ConfigOption, group
 from dfp.errors import FAILED_CHECK
 from dfp.files import read_text
 from dfp.plan.catalogue import load_catalogue, load_config
-from dfp.shipped import LOCK, SLURM_PROFILE
+from dfp.shipped import LOCK, PROFILES, SLURM_PROFILE
 from dfp.spec import ConfigError
 
 if TYPE_CHECKING:
@@ -29,11 +29,13 @@ def doctor(
     only: Annotated[list[str] | None, typer.Option("--only", help=f"A check: {', '.join(CHECKS)}. Repeatable.")] = None,
     gpu: Annotated[bool, typer.Option("--gpu", help="As on a GPU node: falling back to the CPU is an error.")] = False,
     rendering: Annotated[bool, typer.Option("--rendering", help="Also draw a picture, for the task gallery.")] = False,
-    profile: Annotated[Path | None, typer.Option("--profile", help="Snakemake profile; default: slurm.")] = None,
+    profile: Annotated[
+        list[Path] | None, typer.Option("--profile", help="Of Snakemake; repeatable, the last wins. Default: slurm.")
+    ] = None,
     partition: Annotated[str | None, typer.Option("--partition", help="SLURM partition of the jobs.")] = None,
     submit: Annotated[bool, typer.Option("--submit", help="Also submit a one-minute job on a GPU.")] = False,
     sbatch: Annotated[
-        list[str] | None, typer.Option("--sbatch", help="Option that --submit passes on. Repeat.")
+        list[str] | None, typer.Option("--sbatch", help="An option for sbatch, with --submit; repeatable.")
     ] = None,
     wait: Annotated[float, typer.Option("--wait", min=0.0, help="Minutes to wait for that job.")] = 10.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -50,7 +52,7 @@ def doctor(
     if unknown := [name for name in wanted if name not in CHECKS]:
         raise ConfigError(f"--only: '{unknown[0]}'; allowed: {', '.join(CHECKS)}")
     found = []
-    for name, check in _checks(config, gpu, profile, partition).items():
+    for name, check in _checks(config, gpu, profile or [SLURM_PROFILE], partition).items():
         if name in wanted:
             found += check()
     if submit:
@@ -68,7 +70,7 @@ def doctor(
 
 
 def _checks(
-    config: Path, gpu: bool, profile: Path | None, partition: str | None
+    config: Path, gpu: bool, profiles: list[Path], partition: str | None
 ) -> "dict[str, Callable[[], list[Finding]]]":
     """The checks by name, in the order in which they are made; each does its work when it is called."""
     from dfp.ops.doctor import cluster, device, environment, storage
@@ -77,11 +79,11 @@ def _checks(
     settings, catalogue = load_config(config), load_catalogue()
     tasks = [catalogue.tasks[key].spec for key in storage.tasks_of(settings)]
     data_dir, results_dir = Path(settings.data_dir), Path(settings.results_dir)
-    path = profile or SLURM_PROFILE
-    path = path / "config.yaml" if path.is_dir() else path
+    # A name such as `slurm` works in any folder.
+    paths = [PROFILES / path if not path.exists() and (PROFILES / path).is_dir() else path for path in profiles]
 
     def disk() -> "list[Finding]":
-        jobs = cluster.read_profile(path).jobs
+        jobs = cluster.read_profile(paths).jobs
         runs = storage.results_bytes(plan(settings, catalogue).specs, results_dir, jobs)
         return [
             storage.check_disk("data", data_dir, storage.missing_data_bytes(tasks, settings.data, data_dir)),
@@ -100,5 +102,5 @@ def _checks(
         "disk": disk,
         "data": lambda: storage.check_datasets(tasks, settings.data, data_dir),
         "device": lambda: device.check_device(gpu),
-        "slurm": lambda: cluster.check_cluster(cluster.read_profile(path, partition)),
+        "slurm": lambda: cluster.check_cluster(cluster.read_profile(paths, partition)),
     }

@@ -24,4 +24,5 @@ def on_gpu(
         devices = parse_devices(gpus)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="GPUS") from None
-    run_on_device(devices, command, lambda: typer.echo(f"dfp: GPUs {gpus} are all taken; waiting", err=True))
+    # Without `dfp: `, which begins an error: `dfp ops status` looks for one at the end of a job's log.
+    run_on_device(devices, command, lambda: typer.echo(f"GPUs {gpus} are all taken; waiting", err=True))

@@ -24,8 +24,13 @@ def _path(text: str) -> Path:
         raise ConfigError(str(error)) from None
 
 
+def _holds_path(kind: Any) -> bool:
+    """Whether a type is a path, or made of it: ``list[Path] | None``."""
+    return kind is Path or any(map(_holds_path, get_args(kind)))
+
+
 class _Commands(typer.Typer):
-    """An empty group of commands, whose paths :func:`_path` reads; help in plain text, which is short and quick."""
+    """A group of commands whose paths are read by :func:`_path`."""
 
     def command(self, *args: Any, **settings: Any) -> Any:
         register = super().command(*args, **settings)
@@ -33,7 +38,7 @@ class _Commands(typer.Typer):
         def with_paths(function: Callable[..., None]) -> Callable[..., None]:
             for name, hint in get_type_hints(function, include_extras=True).items():
                 kind, *info = get_args(hint) or (None,)
-                if info and Path in (kind, *get_args(kind)) and info[0].parser is None:
+                if info and _holds_path(kind) and info[0].parser is None:
                     info[0].parser = _path
                     info[0].metavar = "PATH" if isinstance(info[0], OptionInfo) else name.upper()
             return register(function)
@@ -77,7 +82,7 @@ def echo_paths(paths: Iterable[Path]) -> None:
 
 
 def refuse_repeats(option: str, values: list[str]) -> list[str]:
-    """``values`` of a repeatable option or of a list with commas; a value given twice would count twice."""
+    """``values``, of a repeatable option or a list with commas; :class:`ConfigError` if one is given twice."""
     for place, value in enumerate(values):
         if value in values[:place]:
             raise ConfigError(f"{option}: '{value}' is given twice; name it once")
@@ -85,24 +90,24 @@ def refuse_repeats(option: str, values: list[str]) -> list[str]:
 
 
 def group() -> typer.Typer:
-    """An empty group of commands."""
+    """An empty group of commands. Its help is plain text, which is short and quick to print."""
     return _Commands(add_completion=False, rich_markup_mode=None)
 
 
 def expect_gpu() -> None:
-    """A SLURM job that was given a GPU trains on it or not at all: a broken driver must not pass for a slow run.
+    """In a SLURM job with a GPU, let JAX use a GPU only, so that a broken driver is an error and not a slow run.
 
-    Before JAX is imported, which is when it reads this; what is set already stays.
+    Call it before JAX is imported. If ``JAX_PLATFORMS`` is set already, it stays.
     """
     if os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_STEP_GPUS"):
         os.environ.setdefault("JAX_PLATFORMS", "cuda")
 
 
 def prepare_xla(threads: int | None) -> None:
-    """Before JAX is used. Flags that are set already stay.
+    """Set the flags of XLA. Call it before JAX is used. Flags that are set already stay.
 
-    One job must not spread over the cores of its neighbours; and XLA left alone uses half of a CPU's widest vectors,
-    with which an update of the paper's size takes 2 % longer.
+    A job must not use the cores of its neighbours. By default XLA uses half of the width of a CPU's widest vectors, and
+    an update of the paper's size then takes 2 % longer.
     """
     flags = ["--xla_cpu_prefer_vector_width=512"]
     if threads is not None:
@@ -112,7 +117,7 @@ def prepare_xla(threads: int | None) -> None:
 
 
 def parsed_size(size: str | None) -> tuple[int, int] | None:
-    """Width and height; the film's format wants them even."""
+    """Width and height in pixels. The format of a film needs even numbers. Raises :class:`ConfigError` for others."""
     if size is None:
         return None
     numbers = size.split("x")

@@ -68,11 +68,11 @@ def _print(found: "Forecast") -> None:
             "Several seeds in one program: each further one is taken to add the time of its matrix products at "
             f"{GPU_FLOP_PER_S / 1e12:.0f} TFLOP/s (a GPU, assumed), or {CPU_SEED} times a run alone (a CPU, measured)."
         )
-    for source, jobs in sorted(found.sources.items(), key=lambda item: -item[1]):
-        console.print(f"Rate of {jobs} jobs: {source}.")
+    for source, runs in sorted(found.sources.items(), key=lambda item: -item[1]):
+        console.print(f"Rate of {runs} runs: {source}.")
     console.print(
-        f"Disk: what finished runs leave; besides, up to {found.running_bytes / 1e9:.2f} GB for each one that runs. "
-        "Memory: the largest job, on a CPU; on a GPU the rows are in the GPU's."
+        f"Disk: what finished runs leave. Each running one takes up to {found.running_bytes / 1e9:.2f} GB more. "
+        "Memory: main memory of the largest job on a CPU. On a GPU, the rows are in the GPU's memory instead."
     )
     rows = ", ".join(f"{name} {count:,}" for name, count in sorted(found.datasets.items()))
     console.print(f"Datasets (rows): {rows}.")

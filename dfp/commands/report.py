@@ -53,7 +53,7 @@ def collect(results_dir: ResultsOption, partial: PartialOption = False) -> None:
 
 @app.command()
 def table(number: int, results_dir: ResultsOption, partial: PartialOption = False) -> None:
-    """Make a table of the paper as CSV, Markdown and LaTeX."""
+    """Make a table of the paper as CSV, Markdown, LaTeX and HTML."""
     from dfp.report.tables.success import write_table
 
     echo_paths(write_table(number, results_dir, partial))

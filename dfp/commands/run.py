@@ -1,5 +1,6 @@
 """``run``: what one run is, what became of it, and what its policy does."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -45,8 +46,8 @@ def show(
         run, command = read_run(folder)
     else:
         run, *_ = cell(config, task, method, seed, stage)
-        named = f"--config {config} --task {task} --method {method} --seed {seed}"
-        command = f"dfp train {stage} {named}"
+        named = ["--config", str(config), "--task", str(task), "--method", str(method), "--seed", str(seed)]
+        command = shlex.join(["dfp", "train", stage, *named])
     typer.echo(describe(run, load_catalogue(), command))
 
 
@@ -57,7 +58,7 @@ def evaluate(
     seed: StartsOption = 0,
     threads: ThreadsOption = None,
 ) -> None:
-    """The success rate of a run's policy on fresh episodes, with its 95 % Wilson interval."""
+    """Measure the success rate of a run's policy on new episodes, with its 95 % Wilson interval."""
     prepare_xla(threads)
     from dfp.policies import evaluate as evaluation
     from dfp.policies.policy import load_policy

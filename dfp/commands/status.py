@@ -22,7 +22,7 @@ app = group()
 def status(
     results_dir: ResultsOption = Path("results"),
     everything: Annotated[bool, typer.Option("--all", help="A line for waiting and finished runs too.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Look again every 10 seconds, until Ctrl-C.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every 10 seconds, until all are done.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     html: Annotated[Path | None, typer.Option("--html", help="Also a page with the curves, one file.")] = None,
 ) -> None:

@@ -84,7 +84,11 @@ for _stage, _help in STAGES.items():
 def cell(
     config: Path, task: str | None, method: str | None, seed: int | None, stage: str
 ) -> tuple[RunSpec, Path, tuple[str, str], Path]:
-    """A cell of a configuration: its run, the results, below them its folder and the one it starts from, the data's."""
+    """A cell of a configuration.
+
+    Returns the run, the folder of the results, the folders of the run and of its pretraining relative to the results,
+    and the folder of the data.
+    """
     if stage not in STAGES:
         raise ConfigError(f"--stage: '{stage}'; allowed: {', '.join(STAGES)}")
     if task is None or method is None or seed is None:

@@ -1,4 +1,4 @@
-"""Times and their floors, the limits of the machine. Both are measured in one process and one run.
+"""Times, and floors below which they cannot be on this machine. Both are measured in one process and one run.
 
 The floor of an update, and of choosing a chunk, is the matrix products that the program makes (counted from its
 trace, ``flops.py``) at the rate of a large product on the same device. The full floor of an update adds its GELU and
@@ -24,7 +24,7 @@ from dfp.ops.beside import Release
 from dfp.ops.pointwise import pointwise_passes, pointwise_work
 from dfp.runs.checkpoint import save
 from dfp.runs.layout import FINAL_STATE
-from dfp.spec import RunSpec, TaskSpec
+from dfp.spec import ConfigError, RunSpec, TaskSpec
 from dfp.tasks import Dataset, Environment, Step, make_environment
 from dfp.training.flops import act_flop, gemm_rate, update_flop
 from dfp.training.offline import OfflineLoop, Shards
@@ -70,7 +70,7 @@ def bench_run(
 
 
 def bench_update(spec: RunSpec, phase: Phase, rows: int = ROWS, beside: Beside | None = None) -> Case:
-    """Milliseconds per update, many of them in a dispatch, beside its two floors and, if asked for, the release."""
+    """Milliseconds per update, many of them in a dispatch, with its two floors and, if asked for, the release."""
     run = offline_phase(spec) if phase == "offline" else spec
     agent = build_agent(run)
     state = jax.jit(agent.init)(jax.random.key(0))
@@ -91,7 +91,7 @@ def bench_update(spec: RunSpec, phase: Phase, rows: int = ROWS, beside: Beside |
 
 
 def bench_act(spec: RunSpec) -> Case:
-    """Milliseconds to choose the chunk of one state, on the host again."""
+    """Milliseconds to choose the chunk of one state, the copy to the host included."""
     agent = build_agent(spec)
     state = jax.jit(agent.init)(jax.random.key(0))
     observation, number = np.zeros((1, agent.observation_size), np.float32), np.zeros(1, np.int32)
@@ -162,12 +162,12 @@ def bench_simulator(spec: RunSpec, steps: int, episodes: int) -> Iterator[Case]:
 
     Args:
       spec: the run; a small network shows what the loop itself costs.
-      steps: environment steps of the loop.
+      steps: environment steps of the loop, at least. The last episode is played to its end.
       episodes: episodes of the evaluation.
     """
     assert spec.online is not None
-    warmup = spec.task.max_episode_steps  # the first episode compiles
-    total = warmup + steps
+    longest = spec.task.max_episode_steps
+    total = steps + 3 * longest  # never reached, so that every episode is a whole one
     run = never_evaluated(spec, total, buffer_capacity=ROWS + total)
     environment = make_environment(run.task)
     with tempfile.TemporaryDirectory() as folder:
@@ -177,11 +177,12 @@ def bench_simulator(spec: RunSpec, steps: int, episodes: int) -> Iterator[Case]:
             Recording(run.task) as recording,
         ):
             loop = OnlineLoop(session, recording, untrained(run, path / "pretrained"), random_rows(run))
-            while loop.step < warmup:
+            while loop.step < longest:  # compiles
                 loop.episode()
             recording.episodes.clear()
             measured, bare = [], []
-            while loop.step + run.task.max_episode_steps < total:
+            last = loop.step + steps
+            while loop.step < last:
                 first, started = loop.step, time.perf_counter()
                 loop.episode()
                 jax.block_until_ready(loop.state)
@@ -271,7 +272,15 @@ SCALING: dict[str, tuple[int, ...]] = {
 
 
 def bench_scaling(spec: RunSpec) -> Iterator[Case]:
-    """Milliseconds per online update of DFP against one quantity at a time: see :data:`SCALING`."""
+    """Milliseconds per online update of DFP against one quantity at a time: see :data:`SCALING`.
+
+    Raises:
+      ConfigError: the method does not have these quantities.
+    """
+    if spec.agent.name != "dfp" or spec.online is None or spec.agent.model_dump()["top_k"] is None:
+        raise ConfigError(
+            f"--scaling: agent '{spec.agent.name}' has no N, K and G online; allowed: methods such as dfp"
+        )
     for quantity, values in SCALING.items():
         for value in values:
             rows = value if quantity == "rows" else ROWS

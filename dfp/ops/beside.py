@@ -1,4 +1,4 @@
-"""The authors' release beside ours: its updates, timed in a process of its own on the same rows.
+"""The authors' release beside our code: its updates, timed in a separate process on the same rows.
 
 The release needs older versions of JAX and NumPy, so its process runs another Python, with ``release_clock.py`` as its
 program. Nothing of the release is part of this package.
@@ -84,7 +84,7 @@ class ReleaseError(DfpError):
 
 
 class Release:
-    """A process of the release's that makes updates when asked."""
+    """A process that makes updates of the release when asked."""
 
     def __init__(self, folder: Path, python: Path, spec: RunSpec, rows: Dataset, phase: Literal["offline", "online"]):
         """``folder``: a checkout of the release. ``python``: an interpreter that has the release's requirements.

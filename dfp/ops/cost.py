@@ -1,8 +1,8 @@
 """What an online step and an inference step cost on this machine (Table 9), all methods in one process.
 
 An online step is one environment step of the real loop: its share of choosing a chunk, the simulator, one update. An
-inference step is the choice of one chunk for one state, on the host again. Neither depends on what was learnt, so the
-policies are untrained and the rows noise.
+inference step chooses one chunk for one state and copies it to the host. Neither time depends on what was learnt, so
+the policies are untrained and the rows are noise.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ def cost_rows(spec: RunSpec, method: str, label: str, seconds: float) -> Iterato
 
     Args:
       spec: a fine-tuning.
-      method: its key; ``label``: its name in the table.
+      method: the key of the method.
+      label: the name of the method in the table.
       seconds: how long the online loop is timed (> 0).
     """
     cases = {

@@ -1,4 +1,4 @@
-"""Finished and running runs for TensorBoard and Weights & Biases, and results for an archive. Training needs none.
+"""Finished and running runs for TensorBoard and Weights & Biases, and results for an archive.
 
 The folder of a run is the original. An export is a copy of it, and a new export replaces the copy.
 """
@@ -75,7 +75,7 @@ def export(to: str, results_dir: Path, out: Path | None) -> list[Path]:
 def read_points(folder: Path) -> list[Point]:
     """What a run has measured so far, by step: the rows of ``train.csv``.
 
-    Evaluations that are not there, of a run that an earlier version began, come from ``metrics.csv``.
+    If an earlier version began the run, the evaluations that ``train.csv`` lacks come from ``metrics.csv``.
     """
     points: dict[int, Point] = {}
     for row in read_values(folder):

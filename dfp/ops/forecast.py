@@ -30,8 +30,8 @@ from dfp.training.flops import update_flop
 from dfp.training.session import build_agent
 
 FLOAT = 4  # bytes
-# Bytes of main memory beside the rows, the trainer and five simulators each at its peak, at the paper's sizes
-# (tests/support/job_memory.py: 3.5 to 4.1 GB); with small networks and one evaluation process it is half of that.
+# Bytes of main memory without the rows: the trainer and five simulators, each at its peak, at the paper's sizes
+# (tests/support/job_memory.py measured 3.5 to 4.1 GB). Small networks with one evaluation process take half of it.
 JAX_AND_SIMULATORS = 4_000_000_000
 PAPER_DEVICE = "the paper's Table 9, its sizes on an RTX 3090, evaluations not counted"
 # Float32 products on a GPU: a third of the RTX 3090's peak of 35.6e12. An assumption, not a measurement.
@@ -192,7 +192,7 @@ def running_bytes(spec: RunSpec) -> int:
 
 
 def memory_bytes(spec: RunSpec) -> int:
-    """Main memory of a job on a CPU: JAX, the simulator, the rows, and the dataset while they are made of it."""
+    """Main memory of a job on a CPU: JAX, the simulators, the rows, and the dataset from which the rows are made."""
     rows = offline_rows(spec)
     ring = max(spec.online.buffer_capacity, rows + 1) if spec.online else rows
     return JAX_AND_SIMULATORS + (ring + rows) * row_bytes(spec) + 2 * state_bytes(spec)
@@ -222,11 +222,11 @@ class Forecast(NamedTuple):
     total: Line
     running_bytes: int  #: on disk, of the largest unfinished run
     datasets: dict[str, int]  #: rows by name
-    sources: dict[str, int]  #: jobs by the source of their rate
+    sources: dict[str, int]  #: number of runs, pretrainings among them, by the source of their rate
 
 
 def forecast(config: Config, catalogue: Catalogue, results_dir: Path, seeds_per_job: int = 1) -> Forecast:
-    """What ``config`` takes, of which nothing counts as done, with up to ``seeds_per_job`` seeds in a program."""
+    """What ``config`` takes if nothing is done yet, with up to ``seeds_per_job`` seeds in a program."""
     planned = plan(config, catalogue)
     rates, methods = known_rates(results_dir, planned.specs), _methods(planned)
     rate = {folder: rates.of(folder, methods[folder]) for folder in planned.specs}
@@ -264,5 +264,5 @@ def forecast(config: Config, catalogue: Catalogue, results_dir: Path, seeds_per_
 
 
 def _methods(planned: Plan) -> dict[str, str]:
-    """A method that needs it, for every run and pretraining; of those that share one any will do."""
+    """A method for every run and pretraining, by folder. Of the methods that share a folder, this is the first."""
     return {folder: run.method for run in reversed(planned.runs) for folder in (run.folder, run.pretrained)}

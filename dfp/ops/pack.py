@@ -30,7 +30,7 @@ class Member(NamedTuple):
     start: Path | None  #: folder of the pretraining, of a fine-tuning
 
     def finished(self) -> bool:
-        """Whether the results of a run that started from ``start`` are there, or could be put back."""
+        """Whether the run, started from ``start``, is finished. Results that were removed are put back."""
         start = identity(self.start)
         return problem(self.folder, self.spec.digest(), start) is None or recall(self.folder, self.spec, start)
 
@@ -93,7 +93,10 @@ def exit_code(codes: list[int]) -> int:
 
 def _start(group: list[Member], options: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "dfp", "train", *(_one(group[0]) if len(group) == 1 else _seeds(group)), *options]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    # A driver may write bytes that are not text. They must not end the thread that reads: the child would wait for it.
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
 
 
 def _one(member: Member) -> list[str]:

@@ -1,6 +1,6 @@
 """GELU and layer normalisation of an update: counted in its traced program, timed on arrays of the same shapes.
 
-Small networks spend a third of an update on them, so the matrix products alone are no fair floor there.
+Small networks spend a third of an update on them. The matrix products alone would be too low a floor there.
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Played(NamedTuple):
 
 
 def play(policy: Policy, view: View, episodes: int, seed: int, file: Path) -> list[Played]:
-    """Write ``episodes`` (> 0), one after the other, to an mp4 file. They start as those of ``evaluate``.
+    """Write ``episodes`` (> 0), one after the other, to an mp4 file. Their starts are those of ``evaluate``.
 
     Args:
       seed: of the starts and of the policy's noise (>= 0).

@@ -76,8 +76,9 @@ def candidate_rows(experiment: str, results_dir: Path, data_dir: Path, partial: 
     """The candidates of every run of an experiment, at the end of each phase: a row per rank.
 
     Columns: :data:`RUN_COLUMNS`, ``phase``, ``step`` (over both phases), ``rank`` (1: the best), ``q, q_data, spread``
-    (see :class:`Measured`), ``candidates`` N, ``positives`` K, ``states`` B, ``listed`` (seeds in the run table). With
-    ``partial``, a phase without a saved state has one row, in which all but the run, ``phase`` and ``listed`` is empty.
+    (see :class:`Measured`), ``candidates`` N, ``positives`` K, ``states`` B, ``listed`` (seeds in the run table). An
+    offline phase without a top-K term has the defaults of N and K. With ``partial``, a phase without a saved state has
+    one row, in which all but the run, ``phase`` and ``listed`` is empty.
 
     Raises:
       ConfigError: the experiment is not in the run table, a folder holds a foreign run, or a method has no candidates.

@@ -19,14 +19,14 @@ from dfp.report.figures.drawing import OFFLINE, STYLE, pens, write_drawing
 from dfp.spec import ConfigError
 
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "0.45"
-ARROW = 4  # by how much the arrows of the field are shortened
+ARROW = 4  # the arrows of the field are drawn at 1/ARROW of their length
 PHASES = {"offline": "end of offline", "online": "end of online"}
 
 
 def write_study(name: str, results_dir: Path) -> list[Path]:
     """Draw ``<name>.png`` and ``.pdf`` from ``<name>.csv`` below ``results_dir`` and return their paths.
 
-    Raises :class:`ConfigError` if the name is none of :data:`STUDIES` or the CSV file isn't there, or isn't one.
+    Raises :class:`ConfigError` if the name is not in :data:`STUDIES`, or the CSV file is missing or does not fit.
     """
     if name not in STUDIES:
         raise ConfigError(f"study '{name}': not one of the studies made here: {', '.join(STUDIES)}")
@@ -239,7 +239,7 @@ def _band(axes: Axes, part: pd.DataFrame, lines: dict, cut: bool = True) -> None
 
 
 def _interval(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean of ``value`` over seeds at every ``x``, with its 95 % t-interval; of values without bounds, so not cut."""
+    """Mean of ``value`` over seeds at every ``x``, with its 95 % t-interval, which is not cut at any bound."""
     summary = rows.groupby("x").value.agg(["mean", "std", "count"]).reset_index()
     half = stdtrit(np.maximum(summary["count"] - 1, 1), 0.975) * summary["std"] / np.sqrt(summary["count"])
     return summary.assign(low=summary["mean"] - half, high=summary["mean"] + half)

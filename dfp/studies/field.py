@@ -69,7 +69,7 @@ def favourites(anchor: Params, key: Array, count: int, top_k: TopKConfig = TOP_K
 
 
 def update(learner: Learner, key: Array, improving: Array) -> Learner:
-    """One Adam step on ``L_BC``, and on ``lambda L_topK`` where ``improving``; pi_old follows, else it is pi."""
+    """One Adam step on ``L_BC``, and if ``improving`` on ``lambda L_topK``. Then pi_old follows pi; else it is pi."""
     data_key, sample_key, candidate_key = jax.random.split(key, 3)
     imitated, improved = data(data_key, SAMPLES), favourites(learner.anchor, candidate_key, TOP_K.candidates)
 

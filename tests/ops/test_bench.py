@@ -133,6 +133,12 @@ def test_one_quantity_changes_at_a_time():
     assert set(bench.SCALING) == set(LABELS)
 
 
+@pytest.mark.parametrize("method", ["fql", "dfp-no-topk", "dfp-offline"])
+def test_a_method_without_the_quantities_of_the_scaling_is_refused(method):
+    result = CliRunner().invoke(app, ["ops", "bench", "--scaling", "x", "--method", method])
+    assert "--scaling: agent" in str(result.exception)
+
+
 def test_scaling_is_drawn_as_measured():
     lines = [
         {"quantity": quantity, "value": value, "ms": 2.0 * value, "floor_ms": 1.0 * value}
@@ -164,7 +170,9 @@ def test_the_command_prints_a_json_line_per_case():
 @pytest.mark.slow
 def test_the_loops_are_measured_on_the_steps_they_made():
     """A small network in the real simulator: the loop, and an evaluation of two episodes."""
-    loop, evaluation = bench.bench_simulator(small(), steps=600, episodes=2)
+    spec = small()
+    long = spec.task.model_copy(update={"max_episode_steps": 700})  # longer than `steps`
+    loop, evaluation = bench.bench_simulator(spec.model_copy(update={"task": long}), steps=600, episodes=2)
     assert loop["case"] == "online loop per environment step"
     # The loop contains the very steps that are its floor.
     assert loop["ratio"] > 0.8

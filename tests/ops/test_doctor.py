@@ -152,14 +152,18 @@ def test_partitions_that_cannot_run_it():
 
 
 def test_our_profile_and_one_of_a_site_are_read(tmp_path):
-    own = cluster.read_profile(SLURM_PROFILE)
+    own = cluster.read_profile([SLURM_PROFILE])
     assert (own.jobs, own.status_command) == (100, "squeue")
     site = tmp_path / "config.yaml"
     site.write_text("jobs: 7\ndefault-resources: [slurm_partition=a100, mem_mb=10]\n")
-    assert cluster.read_profile(site) == Profile(7, 40, "auto", "a100")
+    assert cluster.read_profile([tmp_path]) == Profile(7, 40, "auto", "a100")
+    # As `snakemake --profile slurm --profile my-site.yaml` reads them.
+    assert cluster.read_profile([SLURM_PROFILE, site]) == Profile(7, 60, "squeue", "a100")
+    site.write_text("default-resources:\n  # slurm_account: my_account\n")
+    assert cluster.read_profile([site]).partition is None
     site.write_text("jobs: many\n")
     with pytest.raises(ConfigError, match="'jobs': 'many' is not a number"):
-        cluster.read_profile(site)
+        cluster.read_profile([site])
 
 
 def fake(folder: Path, name: str, output: str, code: int = 0) -> None:
@@ -214,8 +218,11 @@ FALLBACK = {"findings": [{"check": "device", "level": "error", "what": "no GPU",
         ("FAILED", f"node7\n{json.dumps(FALLBACK)}", "error", "job 5 ran on node7: no GPU"),
         ("FAILED", "node7\nbash: python: not found", "error", "job 5 on node7: FAILED: bash: python: not found"),
         ("PENDING", "", "warning", "job 5 is still PENDING"),
+        # Standard error is in the log too: XLA's warnings, and what SLURM says at the end.
+        ("COMPLETED", f"node7\nW0 cuda.cc] {{x}}\n{json.dumps(ANSWER, indent=1)}\nslurmstepd: done", "ok",
+         "job 5 ran on node7: gpu: H100"),
     ],
-)
+)  # fmt: skip
 def test_what_the_test_job_tells(state, log, level, what, tmp_path):
     found = submit.submission_finding("5", state, log, tmp_path)
     assert (found.level, found.what) == (level, what)
@@ -232,6 +239,10 @@ def test_submission_through_fake_commands(site, tmp_path, monkeypatch):
     assert submit.sbatch(tmp_path, "gpu", ["--account=x"])[-2:] == ["--partition=gpu", "--account=x"]
     fake(site, "sbatch", "", 1)
     assert "refused" in submit.check_submission(tmp_path, None, [], wait_s=0.0)[0].what
+    monkeypatch.setattr(slurm, "ASK_S", 0.2)
+    (site / "sbatch").write_text("#!/bin/sh\nexec sleep 60\n")
+    (slow,) = submit.check_submission(tmp_path, None, [], wait_s=0.0)
+    assert (slow.level, slow.what) == ("error", "sbatch did not answer within 0 s")
 
 
 # --------------------------------------------------------------------------- environment, data, disk, device
@@ -287,6 +298,13 @@ def test_a_simulator_is_stepped_and_a_missing_one_has_its_extra(monkeypatch):
     assert found.level == "error"
     assert found.command == environment.install_command(["--editable", ".[robomimic]"], "robomimic")
     assert "robomimic" in found.command or "environment.yml" in found.command
+
+    def broken(task):
+        raise RuntimeError("cannot cache function: no locator available")
+
+    monkeypatch.setattr("dfp.ops.doctor.environment.make_environment", broken)
+    (found,) = environment.check_simulators([task])
+    assert (found.level, found.what) == ("error", "lift (robomimic): cannot cache function: no locator available")
 
 
 def test_the_real_simulator_steps():

@@ -29,7 +29,7 @@ def test_each_job_has_a_device_of_its_own_until_it_ends(tmp_path):
     taken = {first.stdout.readline().strip(): first, second.stdout.readline().strip(): second}
     assert set(taken) == {"0", "1"}
     third = start(tmp_path)
-    assert third.stderr.readline() == "dfp: GPUs 0,1 are all taken; waiting\n"
+    assert third.stderr.readline() == "GPUs 0,1 are all taken; waiting\n"  # no error to `dfp ops status`
     os.kill(taken["1"].pid, signal.SIGKILL)
     assert third.stdout.readline().strip() == "1"
     for job in (taken["0"], taken["1"], third):
@@ -50,13 +50,16 @@ def test_a_child_of_the_job_does_not_keep_the_device(tmp_path):
     child.wait()
 
 
-def test_readmes_command_gives_every_training_job_a_device_of_the_pool():
+def test_readmes_command_gives_every_job_on_a_gpu_a_device_of_the_pool():
+    """The training jobs, and the one that measures the times of Table 9."""
     (line,) = re.findall(r"`(snakemake --profile workstation .*?) all`", (ROOT / "README.md").read_text())
-    arguments = [*shlex.split(line)[1:], "results/table2.csv"]
+    arguments = [*shlex.split(line)[1:], "results/table2.csv", "results/cost.csv"]
     done = snakemake("--dry-run", "--printshellcmds", *arguments, folder=ROOT)
-    started = re.findall(r"^Shell command: (.*?) --data-dir .*--run-dir", done.stdout + done.stderr, re.MULTILINE)
-    command = "python -m dfp ops on-gpu 0,1,2,3 -- python -m dfp train"
-    assert Counter(started) == {f"{command} pretrain": 120, f"{command} finetune": 240}
+    printed = done.stdout + done.stderr
+    started = re.findall(r"^Shell command: (.*?) --data-dir .*--run-dir", printed, re.MULTILINE)
+    on_gpu = "python -m dfp ops on-gpu 0,1,2,3 -- python -m dfp"
+    assert Counter(started) == {f"{on_gpu} train pretrain": 120, f"{on_gpu} train finetune": 240}
+    assert f"&& {on_gpu} ops cost --config" in printed
 
 
 @pytest.mark.parametrize(

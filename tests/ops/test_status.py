@@ -146,6 +146,7 @@ BEGUN = Attempt(1, "h", 1, None, 0.0, 0)
         (BEGUN, 880.0, "stalled"),
         (BEGUN, None, "stalled"),
         (BEGUN._replace(code=75, reason="unfinished"), None, "waiting"),
+        (BEGUN._replace(code=0, reason="finished"), None, "waiting"),  # its results were removed
         (BEGUN._replace(code=2, reason="failed: x"), None, "failed"),
         (BEGUN._replace(code=2, reason="failed: x"), 990.0, "running"),
     ],
@@ -232,6 +233,18 @@ def test_lines_fold_what_waits_and_what_is_done(results):
     assert len(list(terminal.lines(view, everything=True))) == 4 + 15
 
 
+def test_a_finished_run_whose_metrics_were_removed_is_not_called_stalled(results):
+    attempt(results / "pretrained/cube/drifting/seed4", 1, 60, 0, (50, 0, "finished", 1000))
+    run = {run.planned.folder: run for run in run_states(results)}["pretrained/cube/drifting/seed4"]
+    assert (run.state, run.note[:44]) == ("waiting", "finished, but metrics.csv was removed; the r")
+
+
+def test_a_table_without_runs_is_shown(tmp_path):
+    """Such as that of a configuration that only checks the theory."""
+    (tmp_path / "runs.csv").write_text(HEADER + "\n")
+    terminal.tables(overview.overview(tmp_path), everything=True)
+
+
 def test_no_run_table_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"runs.csv: no such file; the workflow and `dfp report runs` write it"):
         overview.overview(tmp_path)
@@ -268,6 +281,14 @@ def test_why_tells_attempts_slurm_logs_and_what_to_type(results):
     failed = why(results / "pretrained/cube/drifting/seed1", lambda command: None)
     assert "exit code 3: failed: q_mean is not finite (training had to stop" in failed
     assert "change its configuration" in failed
+    broken = results / "pretrained/cube/drifting/seed4"
+    attempt(broken, 1, 60, 0, (50, 3, "failed: JAX_PLATFORMS=cuda: no such platform", 0))
+    assert "dfp ops doctor --gpu" in why(broken, lambda command: None)
+    (broken / "attempts.jsonl").unlink()
+    attempt(broken, 1, 60, 0, (50, 3, "failed: manifest.json: not the data that x was trained on", 0))
+    assert "change its configuration" not in why(broken, lambda command: None)
+    with pytest.raises(ConfigError, match="not a run folder"):
+        why(broken.rename(broken.with_name("seed4.old")), lambda command: None)
     early = why(results / "pretrained/cube/drifting/seed3", lambda command: None)
     assert "dfp ops doctor" in early
     with pytest.raises(ConfigError, match="not a run folder"):

@@ -200,6 +200,17 @@ def test_keys_of_the_command_line_alone_change_the_default_configuration(tmp_pat
     assert (counts["pretrain"], counts["finetune"]) == (2, 4)
 
 
+def test_the_site_with_gres_names_every_rule_that_would_not_fit_it():
+    """Each rule that asks for a GPU asks for a `gres` instead, and no job is longer than its 12 hours."""
+    site = yaml.safe_load((ROOT / "workflow" / "profiles" / "site-gres" / "config.yaml").read_text())["set-resources"]
+    text = "".join(path.read_text() for path in (ROOT / "workflow" / "rules").glob("*.smk"))
+    rules = {rule.partition(":")[0]: rule for rule in re.split(r"^rule ", text, flags=re.MULTILINE)[1:]}
+    on_gpu = {name for name, rule in rules.items() if re.search(r"^ +gpu=", rule, re.MULTILINE)}
+    assert on_gpu == {name for name, resources in site.items() if resources.get("gpu") == 0 and "gres" in resources}
+    long = {name for name, rule in rules.items() if "runtime=NEEDS[" in rule}
+    assert long == {name for name, resources in site.items() if resources.get("runtime") == 720}
+
+
 def test_runs_by_seed_come_in_waves():
     config = parse_config(CONTENT, "c.yaml")
     seeds = [run.seed for run in plan(config, load_catalogue()).runs if run.method == "dfp"]

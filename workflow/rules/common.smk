@@ -169,7 +169,7 @@ def start_of(wildcards):
 
 
 def wave(wildcards):
-    """Seed 0 of every cell first: each wave gives a whole, thinner table."""
+    """Seed 0 of every cell has the highest priority, so that each further seed adds to a complete table."""
     return -int(wildcards.seed)
 
 

@@ -60,7 +60,8 @@ rule cost:
         digest=lambda wildcards: digest(timed_runs()),
     shell:
         "printf %s {params.config:q} > {output.table:q}.json"
-        " && python -m dfp ops cost --config {output.table:q}.json --output {output.table:q} --threads {threads}"
+        f" && {ON_GPU}python -m dfp ops cost"
+        " --config {output.table:q}.json --output {output.table:q} --threads {threads}"
         " 2>&1 | tee {log:q}"
         " && rm {output.table:q}.json"
 

@@ -25,28 +25,39 @@ class Profile(NamedTuple):
     partition: str | None
 
 
-def read_profile(path: Path, partition: str | None = None) -> Profile:
-    """Raises :class:`ConfigError` if the profile is missing, no YAML, or a value is no number."""
-    content = read_yaml(path)
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: not a profile, but {type(content).__name__}; allowed: a mapping of options")
+def read_profile(paths: Sequence[Path], partition: str | None = None) -> Profile:
+    """The settings of one or more profiles. As in Snakemake, a later profile replaces the keys of an earlier one.
+
+    A key that no profile has gets Snakemake's default.
+
+    Args:
+      paths: the profiles, each a file, or a folder with a ``config.yaml``.
+      partition: the SLURM partition of the jobs, instead of the one in the profiles.
+
+    Raises:
+      ConfigError: a profile is missing or is not YAML, or a value is not a number.
+    """
+    content: dict[str, Any] = {}
+    for path in paths:
+        content |= read_yaml(path / "config.yaml" if path.is_dir() else path)
+    source = ", ".join(map(str, paths))
     return Profile(
-        jobs=int(_number(content, "jobs", 100, path)),
-        polling_s=_number(content, "seconds-between-status-checks", 40, path),
+        jobs=int(_number(content, "jobs", 100, source)),
+        polling_s=_number(content, "seconds-between-status-checks", 40, source),
         status_command=str(content.get("slurm-status-command", "auto")),
         partition=partition or _default_partition(content),
     )
 
 
-def _number(content: Mapping[str, Any], key: str, default: float, path: Path) -> float:
+def _number(content: Mapping[str, Any], key: str, default: float, source: str) -> float:
     value = content.get(key, default)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ConfigError(f"{path}: '{key}': {value!r} is not a number")
+        raise ConfigError(f"{source}: '{key}': {value!r} is not a number")
     return value
 
 
 def _default_partition(content: Mapping[str, Any]) -> str | None:
-    resources = content.get("default-resources", {})
+    resources = content.get("default-resources") or {}  # a key without entries is None
     if isinstance(resources, list):
         resources = dict(str(item).split("=", 1) for item in resources)
     return resources.get("slurm_partition")
@@ -76,7 +87,7 @@ def check_cluster(profile: Profile, query: slurm.Ask = slurm.ask) -> list[Findin
 
 
 def check_accounting(config: Mapping[str, str], profile: Profile, sacct: bool) -> list[Finding]:
-    """``sacct`` is on the PATH, and asks an accounting that is off. ``sacct``: whether it is there."""
+    """Snakemake would ask ``sacct``, but accounting is off. ``sacct``: whether it is on the PATH."""
     if config.get("AccountingStorageType", "") not in ("accounting_storage/none", "(null)", ""):
         return []
     if profile.status_command == "squeue" or (profile.status_command == "auto" and not sacct):
@@ -113,7 +124,7 @@ def check_memory_of_jobs(config: Mapping[str, str], profile: Profile) -> list[Fi
 def check_preemption(
     config: Mapping[str, str], partitions: Sequence[Mapping[str, str]], wanted: str | None
 ) -> list[Finding]:
-    """A preempted job is cancelled instead of requeued, of the cluster or of the partition that is used."""
+    """The cluster, or the partition of the jobs, cancels a preempted job instead of requeueing it."""
     if config.get("PreemptType", "preempt/none") == "preempt/none":
         return []
     modes = {"the cluster": config.get("PreemptMode", "OFF")}
@@ -141,7 +152,7 @@ def check_requeue(config: Mapping[str, str]) -> list[Finding]:
             "warning",
             "JobRequeue is 0: SLURM does not put a job back after its node failed",
             "such a job counts as failed, and takes one of the profile's retries",
-            "slurm-requeue: true    # in the profile, as ours has; sbatch --requeue asks for it job by job",
+            "slurm-requeue: true    # in the profile, as in ours; sbatch --requeue asks for it job by job",
         )
     ]
 
@@ -177,7 +188,7 @@ def check_partition(partitions: Sequence[Mapping[str, str]], wanted: str | None)
     for one in _used(partitions, wanted):
         name, limit = one["PartitionName"], one.get("MaxTime", "UNLIMITED")
         if one.get("State", "UP") != "UP":
-            why = "jobs wait forever"
+            why = "SLURM refuses its jobs, or lets them wait until it is up"
             findings.append(Finding("slurm", "error", f"partition {name} is {one['State']}", why, "sinfo -s"))
         if slurm.minutes(limit) < needed:
             findings.append(

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
+from dfp.errors import one_line
 from dfp.files import read_text
 from dfp.ops.doctor.findings import Finding, Level
 from dfp.shipped import ROOT
-from dfp.spec import ConfigError, TaskSpec
+from dfp.spec import TaskSpec
 from dfp.tasks import make_environment, suite_of
 
-STEP_S = 300.0  # a simulator that needs longer for its first step hangs
+RENDER_S = 300.0  # seconds; drawing that takes longer counts as hanging
 # Packages that compute a run's numbers or the report's: another version may round, draw or simulate differently.
 # All other packages read, write, plan or print. Their versions are compared too, but differences are warnings.
 NUMBERS = (
@@ -72,8 +73,8 @@ def check_versions(
 ) -> list[Finding]:
     """Packages that differ from the lock: an error for those that compute numbers, a warning for the others.
 
-    Packages that the lock does not list are left out. ``prefix``: the environment's folder, of which the remedy
-    depends; default: this one.
+    Packages that the lock does not list are left out. ``prefix``: the folder of the environment, on which the remedy
+    depends. Default: the running environment.
     """
     shared = sorted(set(locked) & set(installed) - {own})
     differ = {name: locked[name] for name in shared if installed[name] != locked[name]}
@@ -110,7 +111,7 @@ def install_command(arguments: Iterable[str], extra: str | None = None, prefix: 
 
 
 def check_simulators(tasks: Iterable[TaskSpec]) -> list[Finding]:
-    """Make every suite's environment and step once; one task per environment, they differ in their goal alone."""
+    """Check the simulator of every dataset once. Tasks that share a dataset differ only in their goal."""
     kinds = {(task.suite, task.dataset): task for task in tasks}
     return [check_simulator(task) for task in kinds.values()]
 
@@ -125,8 +126,8 @@ def check_simulator(task: TaskSpec) -> Finding:
         observation = environment.reset(0)
         step = environment.step(np.zeros(task.action_size, np.float32))
         environment.close()
-    except (ConfigError, ImportError) as error:
-        text = " ".join(str(error).split())
+    except Exception as error:  # whatever a broken simulator raises is the finding
+        text = one_line(error) or type(error).__name__
         return Finding("simulator", "error", f"{task.key} ({task.suite}): {text}", reason, remedy)
     if not (np.isfinite(observation).all() and np.isfinite(step.observation).all() and np.isfinite(step.reward)):
         return Finding("simulator", "error", f"{task.key}: a state or reward is not finite", reason, remedy)
@@ -138,11 +139,11 @@ def check_rendering(python: str = sys.executable, source: str = RENDER) -> Findi
     settings = {"MUJOCO_GL": "egl"} | os.environ
     backend = settings["MUJOCO_GL"]
     try:
-        done = subprocess.run([python, "-c", source], capture_output=True, text=True, timeout=STEP_S, env=settings)
+        done = subprocess.run([python, "-c", source], capture_output=True, text=True, timeout=RENDER_S, env=settings)
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         problem = said[-1] if done.returncode else ""
     except subprocess.TimeoutExpired:
-        problem = f"no answer within {STEP_S:.0f} s"
+        problem = f"no answer within {RENDER_S:.0f} s"
     if not problem:
         return Finding("rendering", "ok", f"MuJoCo draws with MUJOCO_GL={backend}")
     return Finding(

@@ -32,6 +32,7 @@ class Counts(NamedTuple):
 
 
 def count(findings: Iterable[Finding]) -> Counts:
+    """How many errors and warnings there are."""
     levels = [finding.level for finding in findings]
     return Counts(levels.count("error"), levels.count("warning"))
 
@@ -53,7 +54,7 @@ def table(findings: Iterable[Finding]) -> Table:
 
 
 def lines(finding: Finding) -> list[str]:
-    """The findings as lines, for a pipe or a log: each with its reason and remedy below, indented."""
+    """A finding as lines, for a pipe or a log. Its reason and remedy are below it, indented."""
     first = f"{finding.level:7} {finding.check}: {finding.what}"
     rest = [f"        why: {finding.why}"] if finding.why else []
     return [first, *rest, *([f"        type: {finding.command}"] if finding.command else [])]

@@ -18,7 +18,7 @@ from dfp.tasks import manifest, manifest_path, suite_of
 
 
 def check_datasets(tasks: Iterable[TaskSpec], data: DataSpec, data_dir: Path) -> list[Finding]:
-    """Every dataset once: prepared, and every file the one that its manifest records."""
+    """Check every dataset once: it is prepared, and each file is the one that the manifest records."""
     kinds = {manifest_path(task, data, data_dir): task for task in tasks}
     return [check_dataset(path, task) for path, task in kinds.items()]
 
@@ -56,8 +56,11 @@ def _dataset_bytes(task: TaskSpec, data: DataSpec) -> int:
 
 
 def results_bytes(specs: Mapping[str, RunSpec], results_dir: Path, jobs: int) -> int:
-    """Bytes that the runs without results still take: a final state each, and two checkpoints and the online rows for
-    as many as run at once."""
+    """Bytes that the runs without results still take.
+
+    Each run leaves a final state. While it runs, it also has two checkpoints and its online rows; at most ``jobs`` runs
+    do so at once.
+    """
     open_runs = [spec for folder, spec in specs.items() if not (results_dir / folder / METRICS).exists()]
     sizes = sorted(map(running_bytes, open_runs), reverse=True)
     return sum(map(state_bytes, open_runs)) + sum(sizes[:jobs])
@@ -91,5 +94,5 @@ def size(count: int) -> str:
 
 
 def tasks_of(config: Config) -> list[str]:
-    """Task keys that the configuration's experiments use, each once."""
+    """The task keys of the configuration, those of ``offline`` included, each once."""
     return list(dict.fromkeys([*config.tasks, *(config.offline.tasks if config.offline else ())]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -26,20 +27,21 @@ ENDED = (
     "PREEMPTED",
 )
 LOG = "doctor-job-%j.log"
+ANSWER = re.compile(r'^\{\s*"findings":', re.MULTILINE)
 
 
 def script(python: str = sys.executable) -> str:
-    """The job: this very environment looks for its device."""
+    """The job: the Python of this environment looks for the device of the node."""
     root = Path(__file__).resolve().parents[3]
     command = f"{shlex.quote(python)} -m dfp ops doctor --only device --gpu --json"
-    place = shlex.quote(str(root))  # the configuration is looked for there, wherever this was called
+    place = shlex.quote(str(root))  # has the default configuration, in whatever folder doctor was called
     return f"#!/bin/bash\ncd {place}\nexport PYTHONPATH={place}\nhostname\n{command}\n"
 
 
 def sbatch(folder: Path, partition: str | None, options: Sequence[str]) -> list[str]:
-    """The command that submits the job: a minute, one GPU, and what the site wants besides.
+    """The command that submits the job: one minute, one GPU, and the further ``options`` of the site.
 
-    The memory is named, since some sites give a job that names none a whole node's.
+    The command names the memory, because some sites give a job without it all memory of a node.
     """
     place = [f"--partition={partition}"] if partition else []
     log = f"--output={folder / LOG}"
@@ -60,6 +62,9 @@ def check_submission(folder: Path, partition: str | None, options: Sequence[str]
     except FileNotFoundError:
         why = "without it nothing can be submitted from here"
         return [Finding("test job", "error", "sbatch is not on the PATH", why, "use a login node")]
+    except subprocess.TimeoutExpired:
+        why = "jobs cannot be submitted or watched"
+        return [Finding("test job", "error", f"sbatch did not answer within {slurm.ASK_S:.0f} s", why, "scontrol ping")]
     if done.returncode != 0:
         why = "the workflow's jobs would be refused as well"
         what = f"sbatch refused the job: {' '.join(done.stderr.split())}"
@@ -86,14 +91,18 @@ def wait_for(job: str, wait_s: float, query: slurm.Ask = slurm.ask) -> str:
 
 
 def submission_finding(job: str, state: str, log: str, path: Path) -> Finding:
-    """What the job's end and its log mean. The log: the host, then what ``doctor --json`` printed there."""
+    """What the job's end and its log mean.
+
+    The log has the host, then the warnings of JAX, if there are any, and what ``doctor --json`` printed.
+    """
     host, _, answer = log.partition("\n")
     if state not in ENDED:
         why = "the partition is full, or it cannot run such a job"
         return Finding("test job", "warning", f"job {job} is still {state}", why, f"squeue -j {job}; scancel {job}")
+    begin = ANSWER.search(answer)
     try:
-        findings = json.loads(answer)["findings"]
-    except (ValueError, KeyError):
+        findings = json.JSONDecoder().raw_decode(answer, begin.start() if begin else 0)[0]["findings"]
+    except (ValueError, KeyError, TypeError):
         last = (answer.strip().splitlines() or ["its log is empty"])[-1]
         what = f"job {job} on {host or 'an unknown node'}: {state}: {last}"
         return Finding("test job", "error", what, "training jobs would end like it", f"cat {path}")

@@ -1,7 +1,7 @@
 """Learning curves so far: the report's figures, of what the runs have logged.
 
-A mean is drawn only as far as every seed that has begun has come: a mean over the fastest few would bend where a slow
-one drops out.
+A mean is drawn only at steps at which every seed with an evaluation has one. A mean over fewer seeds from some step on
+would bend there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def pictures(results_dir: Path) -> Iterator[tuple[str, bytes]]:
 
 
 def success_rates(results_dir: Path, runs: pd.DataFrame) -> pd.DataFrame:
-    """``task, method, seed, step, success_rate`` of every evaluation at a step that all begun seeds of a cell have."""
+    """``task, method, seed, step, success_rate`` of evaluations, at steps that all evaluated seeds of a cell have."""
     rows = [
         (run["task"], run["method"], run["seed"], point.step, point.values[RATE])
         for run in runs.to_dict("records")

@@ -107,7 +107,7 @@ def exit_status(runs: list[RunState]) -> int:
 
 
 def as_json(view: Overview) -> dict[str, Any]:
-    """The same for programs. Times are seconds and hours, missing values null."""
+    """The overview for programs. Times are in seconds, ``hours_*`` in hours; a missing value is null."""
     return {
         "results_dir": str(view.results_dir),
         "made": view.made.isoformat(timespec="seconds"),

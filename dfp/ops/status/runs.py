@@ -22,7 +22,7 @@ from dfp.runs.value_log import latest_values
 State = Literal["running", "stalled", "failed", "waiting", "done"]
 STATES: tuple[State, ...] = get_args(State)
 STAGE_OF = {kind: stage for stage, kind in KINDS.items()}  # by the first part of a run's folder
-QUIET_S = 1800.0  # a running run without a step for so long is worth a note: evaluations take minutes, not half hours
+QUIET_S = 1800.0  # a running run gets a note after so long without a step; an evaluation takes minutes
 TAIL_BYTES = 4096
 
 
@@ -32,7 +32,7 @@ class Planned(NamedTuple):
     folder: str  #: relative to the results
     stage: str  #: pretrain, finetune or offline
     task: str
-    methods: tuple[str, ...]  #: that need it; one, but for a pretraining
+    methods: tuple[str, ...]  #: that need it: one, or of a pretraining one or more
     seed: int
     total: int  #: steps
     experiments: tuple[str, ...]
@@ -120,7 +120,7 @@ def read_state(results_dir: Path, planned: Planned, now: float) -> RunState:
         )
     if state == "waiting" and last is None and (error := job_error(job_log(results_dir, planned.folder))):
         state, note = "failed", error
-    # A stalled run's last attempt has no end: what it spent, as far as is known, ends with its last sign of life.
+    # The last attempt of a stalled run has no end. It counts until its last sign of life.
     until = last_sign_of_life(folder) if state == "stalled" else now
     return RunState(
         planned=planned,
@@ -143,11 +143,11 @@ def state_of(last: Attempt | None, heartbeat: float | None, now: float) -> State
 
     Args:
       last: the latest attempt, if there was one.
-      heartbeat: of the lease, seconds since 1970; none where nobody holds it.
+      heartbeat: the last one of the lease, seconds since 1970; none if nobody holds the lease.
     """
     if heartbeat is not None:
         return "running" if now - heartbeat < STALE_S else "stalled"
-    if last is None or last.reason == "unfinished":
+    if last is None or last.reason in ("unfinished", "finished"):  # a finished run whose results were removed
         return "waiting"
     # Without a lease and without an end: the disk was full, or somebody removed the lease.
     return "failed" if last.failed else "stalled"
@@ -160,7 +160,7 @@ def job_log(results_dir: Path, folder: str) -> Path:
 
 
 def job_error(log: Path) -> str | None:
-    """The line with which a command refused its input, if the log ends with it."""
+    """The error line of a command, if the log ends with one."""
     lines = tail(log, 1)
     return lines[0].removeprefix("dfp: ") if lines and lines[0].startswith("dfp: ") else None
 
@@ -225,7 +225,9 @@ def _note(
             return "the latest attempt did not record its end"
         return f"no heartbeat for {duration(now - heartbeat)}: killed, or its node is gone"
     if state == "waiting" and last is not None:
-        return "reached its deadline; continues when it is started again"
+        if last.reason == "finished":
+            return f"finished, but {METRICS} was removed; the run's command puts it back, or else trains again"
+        return "stopped at its deadline, for another job or for a full disk; continues when it is started again"
     if state == "running" and last is not None:
         quiet = now - (last.started if progress is None else progress.updated.timestamp())
         if quiet > QUIET_S:

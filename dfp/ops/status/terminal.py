@@ -65,7 +65,8 @@ def tables(view: Overview, everything: bool) -> Group:
         column.justify = "right"
     for name, found in [*view.lines, ("all runs", counts(view.runs))]:
         cells = [Text(str(found[state] or "·"), COLORS[state] if found[state] else "bright_black") for state in STATES]
-        summary.add_row(name, *cells, str(sum(found.values())), end_section=name == view.lines[-1].experiment)
+        last = (name, found) in view.lines[-1:]
+        summary.add_row(name, *cells, str(sum(found.values())), end_section=last)
     parts: list[Table | Text] = [summary, Text(hours(view))]
     if listed := shown_runs(view, everything):
         runs = Table(*COLUMNS)

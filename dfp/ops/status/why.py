@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import itertools
 import os
+import re
 import shlex
 import time
 from pathlib import Path
@@ -30,7 +31,7 @@ class Place(NamedTuple):
 def place_of(folder: Path) -> Place:
     """Raises :class:`ConfigError` if the path is not that of a run folder."""
     parts = Path(os.path.abspath(folder)).parts
-    if len(parts) < 5 or parts[-4] not in STAGE_OF:
+    if len(parts) < 5 or parts[-4] not in STAGE_OF or not re.fullmatch(r"seed\d+", parts[-1]):
         raise ConfigError(
             f"{folder}: not a run folder, <results>/<kind>/<task>/<method>/seed<k>; kinds: {', '.join(STAGE_OF)}"
         )
@@ -64,7 +65,7 @@ def why(folder: Path, query: slurm.Ask = slurm.ask) -> str:
 def read_start(folder: Path) -> tuple[int, str | None]:
     """Steps of the stage, and the command of the latest attempt; 0 and none if no run began.
 
-    As :func:`dfp.runs.folder.read_run` without checking the spec, which would load its agent and JAX.
+    Unlike :func:`dfp.runs.folder.read_run`, this does not check the spec: a check would load the agent and JAX.
     """
     content = read_object(folder / RUN)
     try:
@@ -90,11 +91,12 @@ def attempt_line(one: Attempt) -> str:
 def advice(
     folder: Path, run: RunState, attempts: list[Attempt], jobs: list[dict[str, str]], command: str, log: Path
 ) -> list[str]:  # fmt: skip
-    """What to type next, by the state, the exit code and SLURM's word."""
+    """What to type next, by the state of the run, its last exit code and the states of its jobs in SLURM."""
     last = attempts[-1] if attempts else None
     code, reason = (last.code, last.reason or "") if last else (BAD_INPUT, "")  # refused before the run began
     again = f"the same command goes on from the last checkpoint: {command}"
-    states = {job["State"].split()[0] for job in jobs if job["State"]}
+    # A run that is done has got past what ended its earlier jobs.
+    states = {job["State"].split()[0] for job in jobs if job["State"] and run.state != "done"}
     lines = []
     if "OUT_OF_MEMORY" in states:
         lines.append("SLURM killed it for memory: raise mem_mb of its rule, under set-resources in your profile")
@@ -113,11 +115,13 @@ def advice(
             lines += ["its process is gone; the next attempt takes over the lease", again]
         case "failed" if code == BAD_INPUT:
             lines += ["put right what the message above names; to look at everything: dfp ops doctor", again]
+        case "failed" if code == STOPPED and ("no GPU" in reason or "JAX_PLATFORMS" in reason):
+            lines += ["dfp ops doctor --gpu, on a node of that partition", again]
+        case "failed" if code == STOPPED and "not the data" in reason:
+            lines += ["put right what the message above names", again]
         case "failed" if code == STOPPED:
-            gpu = "no GPU" in reason
-            check = "dfp ops doctor --gpu, on a node of that partition"
-            lines.append(check if gpu else "on a CPU it would fail again at the same step: change its configuration")
-            lines.append(again if gpu else f"on a GPU, whose sums differ, it may pass; {again}")
+            lines.append("on a CPU it would fail again at the same step: change its configuration")
+            lines.append(f"on a GPU, whose sums differ, it may pass; {again}")
         case "failed" if code == CRASHED:
             lines += [f"read the traceback in {log}, or SLURM's own log of the job", again]
         case _:

@@ -58,7 +58,7 @@ def quantiles_of(distribution: Gaussian, count: int) -> Array:
 
 
 def grid_quantiles(density: np.ndarray, count: int) -> Array:
-    """The same for a density on :data:`ACTIONS`, of any scale, ``[count]``."""
+    """:func:`quantiles_of` for a density on :data:`ACTIONS`, which need not be normalised, ``[count]``."""
     levels = np.concatenate([[0.0], np.cumsum(0.5 * (density[1:] + density[:-1]))])
     return jnp.asarray(np.interp((np.arange(count) + 0.5) / count, levels / levels[-1], ACTIONS), jnp.float32)
 

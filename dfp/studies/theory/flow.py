@@ -91,15 +91,15 @@ def mass_divergence(share: float) -> float:
 
 
 def flow_dissipates_to_two_modes() -> Check:
-    """Eq. 6 for a target with two modes, where the KDE flow is no exact gradient flow of a KL."""
+    """Eq. 6 for a target with two modes. The flow of the KDEs is not exactly the gradient flow of a KL there."""
     rise = np.diff(flow_to_two_modes()[0]).max()
     return Check("largest rise of KL in a step, two modes", "Eq. 6", "<=", 0.0, float(rise), 1e-6)
 
 
 def flow_keeps_the_masses() -> Check:
-    """Where KL stops short of 0: each mode has its shape, but the particles do not cross from one to the other.
+    """Why KL stops above 0: each mode gets its shape, but no particle crosses from one mode to the other.
 
-    65 % begin nearer to the right mode (``Phi(0.4)``), and so many stay there: the KL of the masses alone is left.
+    65 % of the particles (``Phi(0.4)``) begin nearer to the right mode and stay there. The KL of the masses is left.
     """
     divergences, share = flow_to_two_modes()
     expected = mass_divergence(share)

@@ -1,4 +1,4 @@
-"""Sections 2 and 3.1: what the field is, and that towards ``pi+`` it is Q ascent and trust region."""
+"""Sections 2 and 3.1: the field, and its split into Q ascent and a trust region if its target is ``pi+``."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def decomposition_error(bandwidth: float, a: float = 0.3) -> float:
 
 
 def smoothed_error(bandwidth: float, a: float = 0.3) -> float:
-    """The same in closed form: the KDE of infinitely many samples of a normal distribution is one too."""
+    """:func:`decomposition_error` in closed form: the KDE of infinitely many samples of a normal one is also normal."""
     exact = float(IMPROVED.smoothed(bandwidth).score(a) - POLICY.smoothed(bandwidth).score(a))
     return abs(exact - decomposition(a))
 

@@ -23,7 +23,7 @@ class Point(NamedTuple):
 
 
 def points() -> Iterator[Point]:
-    """All points, a panel after the other."""
+    """All points, one panel after another."""
     return chain(_decomposition(), _candidates(), _bound(), _flow())
 
 

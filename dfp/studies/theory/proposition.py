@@ -174,7 +174,7 @@ def loss_bound() -> Check:
 
 
 def matched_variation(alpha: float) -> float:
-    """Smallest TV between level-set tilting and ``pi+``, over rho; with ``pi_old = N(0, 1)``, Q's top at its middle.
+    """Smallest TV over rho between level-set tilting and ``pi+``, with ``pi_old = N(0, 1)`` and Q largest at its mean.
 
     The level set of ``Q = -a^2 / 2`` is ``[-r, r]``; ``pi+`` is ``N(0, 1 / (1 + 1/alpha))``.
     """

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dfp.commands.options import PartialOption, ResultsOption, ThreadsOption, echo_paths, group, prepare_xla
+from dfp.errors import FAILED_CHECK
 
 STUDIES = {
     "field": "Compute the drifting field on a toy with two modes: field.csv.",
@@ -43,7 +44,7 @@ def theory(results_dir: OutputOption = Path("results"), threads: ThreadsOption =
     write_atomically(results_dir / "theory_points.csv", csv_text(pd.DataFrame(points())))
     echo_paths([results_dir / "theory.csv", results_dir / "theory_points.csv", *write_study("theory", results_dir)])
     if not all(row["holds"] for row in rows):
-        raise typer.Exit(4)
+        raise typer.Exit(FAILED_CHECK)
 
 
 def _command(name: str) -> Callable[..., None]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dfp.files import naming
 from dfp.spec import TaskSpec
 
 ONGOING, LAST, FINAL_OBSERVATION = 0.0, 1.0, 2.0
@@ -46,7 +47,7 @@ class OnlineRows:
         """
         if self._pending:
             try:
-                with self._path.open("ab", buffering=0) as file:
+                with naming(self._path), self._path.open("ab", buffering=0) as file:
                     if file.write(content := np.stack(self._pending).tobytes()) < len(content):
                         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
                     os.fsync(file.fileno())

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dfp.errors import ConfigError, is_disk_full
-from dfp.files import write_atomically
+from dfp.files import naming, write_atomically
 from dfp.runs.layout import METRIC_TYPES, VALUE_LOG
 
 HEADER = "step,phase,name,value,time\n"
@@ -82,7 +82,7 @@ class ValueLog:
         self._pending += "".join(f"{step},{phase},{name},{float(value)!r},{now}\n" for name, value in values.items())
         content = self._pending.encode()
         try:
-            with self._path.open("ab", buffering=0) as file:
+            with naming(self._path), self._path.open("ab", buffering=0) as file:
                 written = file.write(content)
                 os.fsync(file.fileno())
         except OSError as error:

@@ -6,9 +6,12 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from support.helpers import CUBE
 
 import dfp.runs.value_log
+from dfp.runs.online_rows import OnlineRows
 from dfp.runs.value_log import ValueLog, interval, latest_values, read_values, require_names
 from dfp.spec import ConfigError
 
@@ -104,6 +107,20 @@ def test_a_full_disk_loses_no_row(tmp_path, monkeypatch):
     monkeypatch.undo()
     log.add(3, "online", {"loss": 3.0})
     assert [row[3] for row in written(tmp_path)] == [1.0, 2.0, 3.0]
+
+
+def test_a_failed_write_names_its_file(tmp_path, monkeypatch):
+    log, rows = ValueLog(tmp_path), OnlineRows(tmp_path / "online_rows.bin", CUBE)
+    log.start(0)
+    rows.add(np.zeros(CUBE.observation_size), np.zeros(CUBE.action_size), 0.0, 1.0, None)
+
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    for write, name in ((lambda: log.add(1, "online", {"loss": 1.0}), "train.csv"), (rows.flush, "online_rows.bin")):
+        with pytest.raises(OSError, match=f"Input/output error: '{tmp_path / name}'"):
+            write()
 
 
 def test_a_file_that_cannot_be_read_is_not_emptied(tmp_path, monkeypatch):

@@ -205,9 +205,11 @@ def test_the_readme_reports_the_study():
     sentence = text.split("What the paper leaves open")[1].split("\n")[0]
     for variant in ("dfp_h=0.1", "dfp_field=mean_shift"):
         row = pairs.loc[variant]
-        shown = [float(f"{100 * row[name]:.2g}") for name in ("offline_value", "offline_low", "offline_high")]
+        shown = [float(f"{100 * row[name]:.2g}") for name in ("last_value", "last_low", "last_high")]
         assert f"{abs(shown[0]):g} " in sentence, variant
         assert f"({shown[1]:g} to {shown[2]:g}" in sentence, variant
+    assert (pairs.loc["dfp_field=mean_shift", "n"], "three seeds each" in sentence) == ("3/3", True)
+    assert abs(row["last_value"]) > row["last_welch"]  # "Welch's interval excludes 0"
 
     lift = pd.read_csv(ROOT / "docs" / "study" / "study-lift-claims.csv").set_index(["difference", "score"])
     sentence = text.split("On lift")[1].split("\n")[0]

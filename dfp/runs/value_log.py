@@ -112,10 +112,10 @@ def latest_values(folder: Path) -> dict[str, Value]:
 
 
 def _lines(path: Path, tail: int | None = None) -> Iterator[str]:
-    """The whole lines of the file, or of its last ``tail`` bytes, without the header; none if there is no file."""
+    """The whole lines of the file, or of its last ``tail`` bytes, without the header; none if no file is there."""
     try:
         file = path.open("rb")
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError):
         return
     with file:
         first = 0 if tail is None else max(0, file.seek(0, os.SEEK_END) - tail)

@@ -9,11 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
-from support.small_runs import make_spec, metrics, options, use_random_data, values, weights
+from support.small_runs import RandomShards, make_spec, metrics, options, use_random_data, values, weights
 
 from dfp.runs.attempts import read_attempts
 from dfp.spec import RunSpec
-from dfp.training import stages
+from dfp.training import offline, stages
+
+
+@pytest.fixture(autouse=True)
+def _random_data(monkeypatch):
+    monkeypatch.setattr(offline, "ShardReader", RandomShards)
 
 
 def _attempt(stage: str, folder: str, pretrained: str) -> None:

@@ -26,6 +26,9 @@ QUICK = [
     "2",
     "--latency-wait",
     "20",
+    # Snakemake waits for this timespan at its end, each time.
+    "--max-jobs-per-timespan",
+    "100/1s",
 ]
 CONTROLLERS: list[subprocess.Popen[bytes]] = []  # none may outlive the tests
 

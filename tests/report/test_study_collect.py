@@ -14,6 +14,8 @@ from dfp.plan.experiments import plan
 from dfp.report.study.data import collect_study, read_metrics
 from dfp.spec import ConfigError
 
+TASK = "cube-single-task2"
+
 
 class TestCollect:
     specs = plan(load_config(CATALOGUE / "study.yaml"), load_catalogue()).specs
@@ -24,27 +26,25 @@ class TestCollect:
         return root
 
     def test_a_run_is_known_by_its_digest_not_by_its_folder(self, tmp_path: Path):
-        task = "cube-single-task2"
-        results = self.folder(tmp_path / "r", f"pretrained/{task}/drifting/seed0", f"runs/{task}/dfp/seed0")
-        (results / f"runs/{task}/dfp").rename(results / f"runs/{task}/any-name")
+        results = self.folder(tmp_path / "r", f"pretrained/{TASK}/drifting/seed0", f"runs/{TASK}/dfp/seed0")
+        (results / f"runs/{TASK}/dfp").rename(results / f"runs/{TASK}/any-name")
         metrics, origin = collect_study("study", results, tmp_path / "s")
         tidy = read_metrics(tmp_path / "s")
         # DFP's pretraining is that of its variants too, which have no online rows yet.
         assert list(tidy[tidy.method == "dfp"].phase) == ["offline", "offline", "online", "online"]
         assert set(tidy[tidy.phase == "online"].method) == {"dfp"}
-        assert pd.read_csv(origin).run.tolist()[-1] == f"runs/{task}/any-name/seed0"
+        assert pd.read_csv(origin).run.tolist()[-1] == f"runs/{TASK}/any-name/seed0"
         before = metrics.read_text()
         collect_study("study", results, tmp_path / "s")
         assert metrics.read_text() == before
 
     def test_runs_of_two_machines_add_up(self, tmp_path: Path):
-        task = "cube-single-task2"
-        one = self.folder(tmp_path / "one", f"pretrained/{task}/drifting/seed1", f"runs/{task}/dfp/seed1")
+        one = self.folder(tmp_path / "one", f"pretrained/{TASK}/drifting/seed1", f"runs/{TASK}/dfp/seed1")
         two = self.folder(
             tmp_path / "two",
-            f"pretrained/{task}/drifting/seed0",
-            f"pretrained/{task}/drifting/seed1",
-            f"runs/{task}/dfp/seed0",
+            f"pretrained/{TASK}/drifting/seed0",
+            f"pretrained/{TASK}/drifting/seed1",
+            f"runs/{TASK}/dfp/seed0",
         )
         collect_study("study", one, tmp_path / "s")
         metrics, origin = collect_study("study", two, tmp_path / "s")
@@ -53,20 +53,19 @@ class TestCollect:
         assert online.seed.tolist() == [0, 0, 1, 1]
         assert len(tidy[(tidy.method == "dfp-no-topk") & (tidy.seed == 1)]) == 2  # its pretraining's rows, once
         assert pd.read_csv(origin).run.tolist() == [
-            f"pretrained/{task}/drifting/seed0",
-            f"pretrained/{task}/drifting/seed1",
-            f"runs/{task}/dfp/seed0",
-            f"runs/{task}/dfp/seed1",
+            f"pretrained/{TASK}/drifting/seed0",
+            f"pretrained/{TASK}/drifting/seed1",
+            f"runs/{TASK}/dfp/seed0",
+            f"runs/{TASK}/dfp/seed1",
         ]
         both = metrics.read_text()
         collect_study("study", one, tmp_path / "s")
         assert metrics.read_text() == both
 
     def test_a_run_that_the_configuration_no_longer_lists_leaves(self, tmp_path: Path):
-        task = "cube-single-task2"
-        one = self.folder(tmp_path / "one", f"pretrained/{task}/drifting/seed0", f"runs/{task}/dfp/seed0")
+        one = self.folder(tmp_path / "one", f"pretrained/{TASK}/drifting/seed0", f"runs/{TASK}/dfp/seed0")
         _, origin = collect_study("study", one, tmp_path / "s")
-        digest = self.specs[f"runs/{task}/dfp/seed0"].digest()
+        digest = self.specs[f"runs/{TASK}/dfp/seed0"].digest()
         origin.write_text(origin.read_text().replace(digest, "0" * 64))  # made with other settings
         empty = tmp_path / "empty"
         empty.mkdir()
@@ -85,8 +84,7 @@ class TestCollect:
             collect_study("demo", results, tmp_path / "s")
 
     def test_runs_of_two_data_files_are_not_mixed(self, tmp_path: Path):
-        task = "cube-single-task2"
-        places = [(f"pretrained/{task}/drifting/seed{seed}", f"runs/{task}/dfp/seed{seed}") for seed in (0, 1)]
+        places = [(f"pretrained/{TASK}/drifting/seed{seed}", f"runs/{TASK}/dfp/seed{seed}") for seed in (0, 1)]
         one, two = (self.folder(tmp_path / str(seed), *places[seed]) for seed in (0, 1))
         metrics, _ = collect_study("study", one, tmp_path / "s")
         before = metrics.read_text()

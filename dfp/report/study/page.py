@@ -83,7 +83,8 @@ def write_study_page(folder: Path) -> list[Path]:
     tables["equality"] = equality(release_scores(studies["equality"].tidy), release_scores(release))
     if len(rows := forest(*(together(tables, part) for part in ("claims", "pairs")))):
         figures["differences"] = draw_differences(rows)
-    if against := {TITLES[name]: lines for name in CUBE if (lines := studies[name].against_minutes(cost))}:
+    # One method alone compares nothing.
+    if against := {TITLES[name]: lines for name in CUBE if len(lines := studies[name].against_minutes(cost)) > 1}:
         figures["cost"] = draw_lines(against, MINUTES)
     if panels := equality_panels(studies["equality"].tidy, release):
         figures["equality"] = draw_lines(panels, STEPS, switch=10_000)
@@ -219,7 +220,7 @@ def forest(claims: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
     """What ``differences.png`` draws: the claims, then the choices, as far as they have numbers."""
     stated = claims.assign(name=claims.difference + " (" + claims.score + ")")
     variants = pairs.loc[pairs.better.isin([choice.variant for choice in CHOICES])]
-    variants = variants.assign(name=variants.better + " − " + variants.worse)
+    variants = variants.assign(name=variants.better + " − " + variants.worse + f" ({SCORES['last']})")
     variants = variants.rename(columns={f"last_{name}": name for name in ("value", "low", "high")})
     rows = pd.concat([part.reindex(columns=["name", "value", "low", "high"]) for part in (stated, variants)])
     return rows.loc[rows.value.notna()]
